@@ -1,0 +1,292 @@
+"""Every refusal onhand gives, one class each: typed fields, a stable reason, and a message that says what to do next.
+
+A refusal had no effect. Transport codes are not known here: `edge.errors` maps a `Kind` to one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import ClassVar
+
+
+class Kind(Enum):
+    """What sort of refusal it is, and so what its caller can do about it."""
+
+    INVALID = "invalid"  # the request can never succeed: correct it
+    NOT_FOUND = "not_found"  # it names something that does not exist
+    EXISTS = "exists"  # it would make something that is there already
+    PRECONDITION = "precondition"  # the state of things does not allow it now
+    CONFLICT = "conflict"  # somebody changed it meanwhile: read again, then repeat
+    EXHAUSTED = "exhausted"  # a limit is reached
+    UNAVAILABLE = "unavailable"  # a part is down: repeat later, with the same request_id
+
+
+@dataclass(frozen=True)
+class Short:
+    """A line that cannot be had: `available` is what could be promised, in base units."""
+
+    location_id: str
+    sku: str
+    requested: int
+    available: int
+
+
+@dataclass(frozen=True)
+class Refusal(Exception):
+    """A request that is refused. `message` is a template over the class's own fields."""
+
+    reason: ClassVar[str]
+    kind: ClassVar[Kind]
+    message: ClassVar[str]
+
+    def __str__(self) -> str:
+        return self.message.format(**{f.name: getattr(self, f.name) for f in fields(self)})
+
+    def metadata(self) -> dict[str, str]:
+        """Every value of the message, by name."""
+        return {f.name: str(getattr(self, f.name)) for f in fields(self) if not isinstance(getattr(self, f.name), tuple)}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), tuple(getattr(self, f.name) for f in fields(self))
+
+
+# ------------------------------------------------------------------------------------------------------------ any call
+@dataclass(frozen=True)
+class FieldViolation:
+    """One field of a request that breaks a declared rule. `field` is its path, as in `lines[0].quantity`."""
+
+    field: str
+    description: str
+
+
+@dataclass(frozen=True)
+class InvalidRequest(Refusal):
+    """Fields break their declared rules."""
+
+    violations: tuple[FieldViolation, ...]
+    reason = "INVALID_REQUEST"
+    kind = Kind.INVALID
+
+    def __str__(self) -> str:
+        return "; ".join(f"{v.field}: {v.description}" for v in self.violations)
+
+
+def invalid(field: str, description: str) -> InvalidRequest:
+    """An `InvalidRequest` of one field."""
+    return InvalidRequest((FieldViolation(field, description),))
+
+
+@dataclass(frozen=True)
+class RequestIdReused(Refusal):
+    """A request_id came again with another body or method."""
+
+    request_id: str
+    method: str
+    reason = "REQUEST_ID_REUSED"
+    kind = Kind.INVALID
+    message = (
+        "request_id {request_id} was used before by {method} with another body; use a new request_id for a new request"
+    )
+
+
+@dataclass(frozen=True)
+class PageTokenInvalid(Refusal):
+    """A page token was not given by this list, or was given for other filters."""
+
+    page_token: str
+    reason = "PAGE_TOKEN_INVALID"
+    kind = Kind.INVALID
+    message = "page_token {page_token!r} does not belong to this list; start again without one"
+
+
+@dataclass(frozen=True)
+class EtagMismatch(Refusal):
+    """Somebody else changed the thing since it was read."""
+
+    resource: str
+    etag: str
+    current_etag: str
+    reason = "ETAG_MISMATCH"
+    kind = Kind.CONFLICT
+    message = "{resource} was changed by somebody else: etag {etag} is now {current_etag}; read it again, then repeat"
+
+
+@dataclass(frozen=True)
+class LedgerUnavailable(Refusal):
+    """PostgreSQL did not answer."""
+
+    detail: str
+    reason = "LEDGER_UNAVAILABLE"
+    kind = Kind.UNAVAILABLE
+    message = "the ledger does not answer ({detail}); repeat with the same request_id"
+
+
+@dataclass(frozen=True)
+class GateUnavailable(Refusal):
+    """Redis/Valkey did not answer, or its data could not be trusted in time."""
+
+    detail: str
+    reason = "GATE_UNAVAILABLE"
+    kind = Kind.UNAVAILABLE
+    message = "the gate does not answer ({detail}); repeat with the same request_id"
+
+
+@dataclass(frozen=True)
+class Overloaded(Refusal):
+    """A bounded queue is full."""
+
+    queue: str
+    limit: int
+    reason = "OVERLOADED"
+    kind = Kind.EXHAUSTED
+    message = "too many requests wait in {queue} (limit {limit}); repeat later with the same request_id"
+
+
+# ------------------------------------------------------------------------------------------------ locations and stock
+@dataclass(frozen=True)
+class LocationNotFound(Refusal):
+    """No such location."""
+
+    location_id: str
+    reason = "LOCATION_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "location {location_id!r} is not known; ListLocations shows those that are"
+
+
+@dataclass(frozen=True)
+class LocationExists(Refusal):
+    """The id of a location is taken, perhaps by a deleted one."""
+
+    location_id: str
+    reason = "LOCATION_EXISTS"
+    kind = Kind.EXISTS
+    message = "location {location_id!r} exists, or existed, already; choose another location_id"
+
+
+@dataclass(frozen=True)
+class LocationGroupNotFound(Refusal):
+    """No such location group."""
+
+    location_group_id: str
+    reason = "LOCATION_GROUP_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "location group {location_group_id!r} is not known"
+
+
+@dataclass(frozen=True)
+class LocationInUse(Refusal):
+    """A location that still holds something cannot be deleted."""
+
+    location_id: str
+    units: int
+    reservations: int
+    open_fulfillment_orders: int
+    open_transfers: int
+    reason = "LOCATION_IN_USE"
+    kind = Kind.PRECONDITION
+    message = (
+        "location {location_id!r} still holds {units} units, {reservations} active reservations, "
+        "{open_fulfillment_orders} open fulfillment orders and {open_transfers} open transfers; clear them first"
+    )
+
+
+@dataclass(frozen=True)
+class SkuNotFound(Refusal):
+    """No such product."""
+
+    sku: str
+    reason = "SKU_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "sku {sku!r} is not in the catalog"
+
+
+@dataclass(frozen=True)
+class InsufficientStock(Refusal):
+    """The lines that cannot be had; nothing was taken."""
+
+    shorts: tuple[Short, ...]
+    reason = "INSUFFICIENT_STOCK"
+    kind = Kind.PRECONDITION
+
+    def __str__(self) -> str:
+        return "; ".join(
+            f"{s.sku} at {s.location_id}: {s.requested} requested, {s.available} available" for s in self.shorts
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """The first short line; all of them are violations of the precondition."""
+        first = self.shorts[0]
+        return {
+            "location_id": first.location_id,
+            "sku": first.sku,
+            "requested": str(first.requested),
+            "available": str(first.available),
+            "short_lines": str(len(self.shorts)),
+        }
+
+
+@dataclass(frozen=True)
+class BucketShort(Refusal):
+    """A bucket holds less than a movement would take from it."""
+
+    location_id: str
+    sku: str
+    bucket: str
+    requested: int
+    held: int
+    reason = "BUCKET_SHORT"
+    kind = Kind.PRECONDITION
+    message = "{location_id} holds {held} {bucket} of {sku}, {requested} were to be moved"
+
+
+# --------------------------------------------------------------------------------------------------------- reservations
+@dataclass(frozen=True)
+class ReservationNotFound(Refusal):
+    """No such reservation."""
+
+    reservation_id: str
+    reason = "RESERVATION_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "reservation {reservation_id!r} is not known"
+
+
+@dataclass(frozen=True)
+class ReservationNotActive(Refusal):
+    """A reservation that is confirmed, released or expired cannot be changed any more."""
+
+    reservation_id: str
+    state: str
+    reason = "RESERVATION_NOT_ACTIVE"
+    kind = Kind.PRECONDITION
+    message = "reservation {reservation_id} is {state}; reserve anew"
+
+
+# ----------------------------------------------------------------------------------------------------------- transfers
+@dataclass(frozen=True)
+class TransferNotFound(Refusal):
+    """No such transfer."""
+
+    transfer_id: str
+    reason = "TRANSFER_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "transfer {transfer_id!r} is not known"
+
+
+@dataclass(frozen=True)
+class TransferExceeded(Refusal):
+    """More would be received than is on its way."""
+
+    transfer_id: str
+    sku: str
+    in_transit: int
+    received: int
+    reason = "TRANSFER_EXCEEDED"
+    kind = Kind.PRECONDITION
+    message = "transfer {transfer_id} has {in_transit} of {sku} on its way, {received} were to be received"
+
+
+# -------------------------------------------------------------------------------------------------- catalog and carts
+
+
+# --------------------------------------------------------------------------------------------------- orders, returns
