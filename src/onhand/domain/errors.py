@@ -45,7 +45,9 @@ class Refusal(Exception):
 
     def metadata(self) -> dict[str, str]:
         """Every value of the message, by name."""
-        return {f.name: str(getattr(self, f.name)) for f in fields(self) if not isinstance(getattr(self, f.name), tuple)}
+        return {
+            f.name: str(getattr(self, f.name)) for f in fields(self) if not isinstance(getattr(self, f.name), tuple)
+        }
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), tuple(getattr(self, f.name) for f in fields(self))
@@ -287,6 +289,177 @@ class TransferExceeded(Refusal):
 
 
 # -------------------------------------------------------------------------------------------------- catalog and carts
+@dataclass(frozen=True)
+class CurrencyUnknown(Refusal):
+    """No active ISO 4217 currency has this code."""
+
+    currency: str
+    reason = "CURRENCY_UNKNOWN"
+    kind = Kind.INVALID
+    message = "{currency!r} is no active ISO 4217 currency code"
+
+
+@dataclass(frozen=True)
+class AmountTooLarge(Refusal):
+    """An amount of money, or the cost of a quantity, is beyond what is kept."""
+
+    amount_minor: int
+    amount_minor_max: int
+    reason = "AMOUNT_TOO_LARGE"
+    kind = Kind.INVALID
+    message = "an amount of {amount_minor} minor units is more than the {amount_minor_max} that one may have"
+
+
+@dataclass(frozen=True)
+class ProductExists(Refusal):
+    """The sku of a new product is taken."""
+
+    sku: str
+    reason = "PRODUCT_EXISTS"
+    kind = Kind.EXISTS
+    message = "sku {sku!r} is in the catalog already; UpdateProduct changes it"
+
+
+@dataclass(frozen=True)
+class BarcodeInvalid(Refusal):
+    """The last digit of a GTIN does not follow from the others, or their number is none that a GTIN has."""
+
+    gtin: str
+    field: str
+    reason = "BARCODE_INVALID"
+    kind = Kind.INVALID
+    message = "{field}: {gtin!r} is no GTIN: 8, 12, 13 or 14 digits, the last of which checks the others; scan it again"
+
+
+@dataclass(frozen=True)
+class BarcodeTaken(Refusal):
+    """A barcode names another sku already."""
+
+    gtin: str
+    sku: str
+    reason = "BARCODE_TAKEN"
+    kind = Kind.EXISTS
+    message = "barcode {gtin} names sku {sku!r} already; take it from there first"
+
+
+@dataclass(frozen=True)
+class BarcodeNotFound(Refusal):
+    """No product has this barcode."""
+
+    gtin: str
+    reason = "BARCODE_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "barcode {gtin} names no product; SetBarcodes makes it name one"
+
+
+@dataclass(frozen=True)
+class PriceNotFound(Refusal):
+    """A sku has no price in a currency, so it cannot be sold in it."""
+
+    sku: str
+    currency: str
+    reason = "PRICE_NOT_FOUND"
+    kind = Kind.PRECONDITION
+    message = "sku {sku!r} has no price in {currency}; SetPrice gives it one"
+
+
+@dataclass(frozen=True)
+class CartNotFound(Refusal):
+    """No such cart."""
+
+    cart_id: str
+    reason = "CART_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "cart {cart_id!r} is not known"
+
+
+@dataclass(frozen=True)
+class OpenCartNotFound(Refusal):
+    """A customer has no open cart."""
+
+    customer_id: str
+    reason = "OPEN_CART_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "customer {customer_id!r} has no open cart; CreateCart makes one"
+
+
+@dataclass(frozen=True)
+class CartExists(Refusal):
+    """A customer has an open cart of another currency."""
+
+    customer_id: str
+    cart_id: str
+    currency: str
+    reason = "CART_EXISTS"
+    kind = Kind.EXISTS
+    message = "customer {customer_id!r} has an open cart {cart_id} in {currency}; a customer has one, in one currency"
+
+
+@dataclass(frozen=True)
+class CartNotOpen(Refusal):
+    """A cart that was ordered, or merged into another, cannot be changed or ordered any more."""
+
+    cart_id: str
+    state: str
+    successor: str
+    reason = "CART_NOT_OPEN"
+    kind = Kind.PRECONDITION
+    message = "cart {cart_id} is {state}, see {successor}; go on with an open cart"
+
+
+@dataclass(frozen=True)
+class CartNotYours(Refusal):
+    """A cart belongs to another customer."""
+
+    cart_id: str
+    reason = "CART_OF_ANOTHER_CUSTOMER"
+    kind = Kind.PRECONDITION
+    message = "cart {cart_id} belongs to another customer"
+
+
+@dataclass(frozen=True)
+class CartEmpty(Refusal):
+    """A cart without lines cannot be ordered."""
+
+    cart_id: str
+    reason = "CART_EMPTY"
+    kind = Kind.PRECONDITION
+    message = "cart {cart_id} has no lines; add one first"
+
+
+@dataclass(frozen=True)
+class CurrencyMismatch(Refusal):
+    """Two amounts or carts that belong together have different currencies."""
+
+    expected: str
+    given: str
+    reason = "CURRENCY_MISMATCH"
+    kind = Kind.PRECONDITION
+    message = "the currency is {expected} here, not {given}"
+
+
+@dataclass(frozen=True)
+class CartFull(Refusal):
+    """A cart would have more lines than a cart may have."""
+
+    cart_id: str
+    lines: int
+    lines_max: int
+    reason = "CART_FULL"
+    kind = Kind.EXHAUSTED
+    message = "cart {cart_id} would have {lines} lines, {lines_max} are the most"
+
+
+@dataclass(frozen=True)
+class QuantityTooLarge(Refusal):
+    """A line would hold more than a line may hold."""
+
+    sku: str
+    quantity: int
+    quantity_max: int
+    reason = "QUANTITY_TOO_LARGE"
+    kind = Kind.PRECONDITION
+    message = "a line would have {quantity} of {sku!r}, {quantity_max} are the most"
 
 
 # --------------------------------------------------------------------------------------------------- orders, returns
