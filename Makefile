@@ -66,7 +66,7 @@ $(GENERATED): $(INSTALLED) $(PROTO_DIR) $(PROTOS)
 	@touch $@
 
 $(BIN)/uv: requirements.lock
-	@echo "Setting up $(VENV) (the first time only)"
+	@echo "Installing the locked packages into $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.lock
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.lock

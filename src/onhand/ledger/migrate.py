@@ -1,0 +1,78 @@
+"""Bring a database to the ledger's newest revision, by the revisions inside this package."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+_Result = TypeVar("_Result")
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+# Any constant will do; it only has to differ from the other advisory locks of this database.
+_MIGRATION_LOCK_KEY = 0x6F6E68616E64
+
+
+def migrate(dsn: str) -> None:
+    """Upgrade to the newest revision, or change nothing: servers that start together take turns, one does the work.
+
+    Each revision is one transaction. Uses an event loop of its own, so it is not to be called from inside one.
+    """
+
+    def upgrade(connection: Connection) -> None:
+        # Held by the session rather than a transaction, since every revision commits; freed when the connection closes.
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK_KEY})
+        connection.commit()
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+    asyncio.run(_with_connection(dsn, upgrade))
+
+
+def head_revision() -> str | None:
+    """The newest revision this code knows; None while there is none."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def current_revision(dsn: str) -> str | None:
+    """The revision the database is at; None for a database that was never migrated. Not from inside an event loop."""
+    return asyncio.run(
+        _with_connection(dsn, lambda connection: MigrationContext.configure(connection).get_current_revision())
+    )
+
+
+def asyncpg_dsn(dsn: str) -> str:
+    """The same address as asyncpg reads it: no SQLAlchemy driver name, and `sslmode` where other drivers say `ssl`."""
+    dsn = re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", dsn)
+    return re.sub(r"(?<=[?&])ssl=", "sslmode=", dsn)
+
+
+def _config() -> Config:
+    config = Config()
+    # Alembic interpolates "%" in its options; the DSN never becomes one, it stays in Python.
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+async def _with_connection(dsn: str, work: Callable[[Connection], _Result]) -> _Result:
+    async def connect() -> Any:
+        return await asyncpg.connect(asyncpg_dsn(dsn))
+
+    # asyncpg reads the DSN, not SQLAlchemy: socket folders, sslmode and passwords mean the same here as in the server.
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(work)
+    finally:
+        await engine.dispose()

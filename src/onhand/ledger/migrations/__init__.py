@@ -1,0 +1,1 @@
+"""The ledger's revisions, run by onhand.ledger.migrate."""
