@@ -20,7 +20,7 @@ from onhand.domain.errors import PageTokenInvalid, invalid
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 500
-TOKEN_LENGTH_MAX = 1_000
+TOKEN_LENGTH_MAX = 1_024
 _CHECKSUM_CHARACTERS = 16
 
 Row = TypeVar("Row")
