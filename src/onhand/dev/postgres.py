@@ -88,7 +88,7 @@ class EmbeddedPostgres:
         self._tls = tls
         self._fast = fast
         self._is_embedded = bin_dir is None
-        self._bin_dir = bin_dir or embedded_bin_dir()
+        self.bin_dir = bin_dir or embedded_bin_dir()
         self._account = _system_account() if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -134,6 +134,9 @@ class EmbeddedPostgres:
         if process is not None and process.poll() is None:
             _shut_down(psutil.Process(process.pid))
             process.wait()
+        if self._socket_dir() != self.data_dir:
+            with contextlib.suppress(OSError):
+                self._socket_dir().rmdir()
 
     def kill(self) -> None:
         """SIGKILL to the postmaster, as a crash would; back once all its processes are gone."""
@@ -160,13 +163,13 @@ class EmbeddedPostgres:
         if self._account is None:
             return
         _make_traversable(self.data_dir)
-        _make_traversable(self._bin_dir)
+        _make_traversable(self.bin_dir)
         if self._is_embedded:
-            _make_readable(self._bin_dir.parent)
+            _make_readable(self.bin_dir.parent)
 
     def _initialize(self) -> None:
         version_file = self.data_dir / "PG_VERSION"
-        version = _major_version(self._bin_dir)
+        version = _major_version(self.bin_dir)
         if version_file.exists():
             found = version_file.read_text().strip()
             if found != str(version):
@@ -212,9 +215,9 @@ class EmbeddedPostgres:
             self._own(path)
 
     def _make_certificate(self) -> None:
-        if not has_tls(self._bin_dir):
+        if not has_tls(self.bin_dir):
             raise StackError(
-                f"PostgreSQL in {self._bin_dir} was built without TLS, as the embedded one is: "
+                f"PostgreSQL in {self.bin_dir} was built without TLS, as the embedded one is: "
                 "give the programs of another, for example /usr/lib/postgresql/15/bin."
             )
         certificate, key = self.data_dir / "server.crt", self.data_dir / "server.key"
@@ -290,7 +293,7 @@ class EmbeddedPostgres:
             raise StackError(f"PostgreSQL's processes on {self.data_dir} do not end: end them, then try again.")
 
     def _launch(self) -> bool:
-        command = [str(self._bin_dir / "postgres"), "-D", str(self.data_dir)]
+        command = [str(self.bin_dir / "postgres"), "-D", str(self.data_dir)]
         with self.log.open("ab") as log:
             # A session of its own: the terminal's Ctrl-C reaches the parent only, which then stops things in order.
             self._process = subprocess.Popen(
@@ -325,7 +328,7 @@ class EmbeddedPostgres:
         return arguments
 
     def _run(self, program: str, *arguments: str) -> str:
-        return _check([str(self._bin_dir / program), *arguments], **self._as_server())
+        return _check([str(self.bin_dir / program), *arguments], **self._as_server())
 
     def _sql(self, statement: str) -> str:
         # psql rather than asyncpg: start-up code may be called with an event loop running, and without one.

@@ -1,0 +1,222 @@
+"""Real servers for every test: one PostgreSQL and one Valkey or Redis a session, a database of its own a test.
+
+ONHAND_TEST_POSTGRES: `embedded` (default), `tcp` (over TCP with TLS; programs from ONHAND_TEST_POSTGRES_BIN, or the
+newest under /usr/lib/postgresql), or the DSN of a server in which databases may be created.
+ONHAND_TEST_REDIS: `valkey` (default), the name or path of a redis-server, or the URL of a server that may be emptied.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import hypothesis
+import pytest
+import redis
+
+from onhand.dev.postgres import EmbeddedPostgres, has_tls
+from onhand.dev.valkey import EmbeddedValkey
+
+# No test asserts a duration, those of Hypothesis neither.
+hypothesis.settings.register_profile("onhand", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("onhand")
+
+_database_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def scratch_dir() -> Iterator[Path]:
+    """A folder for a server's data: short, gone afterwards, and open to PostgreSQL's user where tests run as root."""
+    with _scratch_dir() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn_of() -> Iterator[Callable[[str], str]]:
+    """The session's PostgreSQL, as a function from a database's name to its DSN."""
+    wanted = os.environ.get("ONHAND_TEST_POSTGRES") or "embedded"
+    if "://" in wanted:
+        yield lambda database: _with_database(wanted, database)
+        return
+    with _scratch_dir() as folder:
+        server = _postgres(wanted, folder / "data")
+        server.start()
+        try:
+            yield server.dsn
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_dsn_of: Callable[[str], str]) -> Iterator[str]:
+    """The name of a migrated database that others are copied from."""
+    from onhand.ledger.migrate import migrate
+
+    name = f"onhand_test_template_{os.getpid()}"
+    _execute(postgres_dsn_of("postgres"), f"CREATE DATABASE {name}")
+    try:
+        _in_thread(lambda: migrate(postgres_dsn_of(name)))
+        # A template is copied only while nobody is connected to it.
+        _execute(postgres_dsn_of("postgres"), f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        yield name
+    finally:
+        _execute(postgres_dsn_of("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_database_dsn(postgres_dsn_of: Callable[[str], str]) -> Iterator[str]:
+    """A new database without any table."""
+    with _database(postgres_dsn_of, template="template0") as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def database_dsn(postgres_dsn_of: Callable[[str], str], template_database: str) -> Iterator[str]:
+    """A new database at the newest revision, for this test alone."""
+    with _database(postgres_dsn_of, template=template_database) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def session_redis_url() -> Iterator[str]:
+    """The session's Valkey or Redis; tests take redis_url."""
+    wanted = os.environ.get("ONHAND_TEST_REDIS") or "valkey"
+    if "://" in wanted:
+        yield wanted
+        return
+    server = EmbeddedValkey(None, binary=_redis_binary(wanted))
+    server.start()
+    try:
+        yield server.url
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def redis_url(session_redis_url: str) -> str:
+    """The session's Valkey or Redis without a key. Loaded functions stay."""
+    with redis.Redis.from_url(session_redis_url) as client:
+        client.flushall()
+    return session_redis_url
+
+
+@pytest.fixture
+def private_postgres() -> Iterator[EmbeddedPostgres]:
+    """A started PostgreSQL of this test's own to stop, kill and start; create_database() and migrate() as needed."""
+    wanted = os.environ.get("ONHAND_TEST_POSTGRES") or "embedded"
+    with _scratch_dir() as folder:
+        server = _postgres("embedded" if "://" in wanted else wanted, folder / "data")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def private_redis() -> Iterator[EmbeddedValkey]:
+    """A started Valkey or Redis of this test's own: to stop, kill and start; its port stays the same over kills."""
+    wanted = os.environ.get("ONHAND_TEST_REDIS") or "valkey"
+    server = EmbeddedValkey(None, binary=_redis_binary("valkey" if "://" in wanted else wanted))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def tls_postgres_bin() -> Path:
+    """The programs of a PostgreSQL that was built with TLS; skips where there is none."""
+    folder = _tls_postgres_bin()
+    if folder is None:
+        pytest.skip("no PostgreSQL with TLS here: the embedded one has none; set ONHAND_TEST_POSTGRES_BIN")
+    return folder
+
+
+def _postgres(wanted: str, data_dir: Path) -> EmbeddedPostgres:
+    if wanted == "embedded":
+        return EmbeddedPostgres(data_dir, fast=True)
+    if wanted != "tcp":
+        raise pytest.UsageError(f"ONHAND_TEST_POSTGRES is {wanted!r}: give embedded, tcp, or a DSN")
+    bin_dir = _tls_postgres_bin()
+    if bin_dir is None:
+        warnings.warn("no PostgreSQL with TLS here: TCP is tested without it", stacklevel=1)
+    return EmbeddedPostgres(data_dir, tcp_port=0, tls=bin_dir is not None, fast=True, bin_dir=bin_dir)
+
+
+def _tls_postgres_bin() -> Path | None:
+    given = os.environ.get("ONHAND_TEST_POSTGRES_BIN")
+    if given:
+        return Path(given)
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
+    return next((path for path in installed if (path / "initdb").exists() and has_tls(path)), None)
+
+
+def _redis_binary(wanted: str) -> Path | None:
+    if wanted == "valkey":
+        return None
+    found = shutil.which(wanted)
+    if found is None:
+        raise pytest.UsageError(f"ONHAND_TEST_REDIS is {wanted!r}: no such program; install it or give a URL")
+    return Path(found)
+
+
+@contextlib.contextmanager
+def _scratch_dir() -> Iterator[Path]:
+    # Not tmp_path: pytest closes its folders to other users again and again, and keeps them after the session.
+    folder = Path(tempfile.mkdtemp(prefix="onhand-test-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _database(dsn_of: Callable[[str], str], *, template: str) -> Iterator[str]:
+    name = f"onhand_test_{os.getpid()}_{next(_database_numbers)}"
+    _execute(dsn_of("postgres"), f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield dsn_of(name)
+    finally:
+        _execute(dsn_of("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _with_database(dsn: str, database: str) -> str:
+    return urlunsplit(urlsplit(dsn)._replace(path=f"/{database}"))
+
+
+def _execute(dsn: str, statement: str) -> None:
+    async def execute() -> None:
+        connection = await asyncpg.connect(dsn)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    _in_thread(lambda: asyncio.run(execute()))
+
+
+def _in_thread(work: Callable[[], None]) -> None:
+    """Run what makes an event loop of its own, away from the loop that an asynchronous test has in this thread."""
+    failure: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
