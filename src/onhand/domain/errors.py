@@ -32,9 +32,12 @@ class Short:
     available: int
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Refusal(Exception):
-    """A request that is refused. `message` is a template over the class's own fields."""
+    """A request that is refused. `message` is a template over the class's own fields.
+
+    Not frozen, and so none of its subclasses: contextlib writes the traceback of what passes through it.
+    """
 
     reason: ClassVar[str]
     kind: ClassVar[Kind]
@@ -62,7 +65,7 @@ class FieldViolation:
     description: str
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class InvalidRequest(Refusal):
     """Fields break their declared rules."""
 
@@ -79,7 +82,7 @@ def invalid(field: str, description: str) -> InvalidRequest:
     return InvalidRequest((FieldViolation(field, description),))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class RequestIdReused(Refusal):
     """A request_id came again with another body or method."""
 
@@ -92,7 +95,7 @@ class RequestIdReused(Refusal):
     )
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class PageTokenInvalid(Refusal):
     """A page token was not given by this list, or was given for other filters."""
 
@@ -102,7 +105,7 @@ class PageTokenInvalid(Refusal):
     message = "page_token {page_token!r} does not belong to this list; start again without one"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class EtagMismatch(Refusal):
     """Somebody else changed the thing since it was read."""
 
@@ -114,7 +117,7 @@ class EtagMismatch(Refusal):
     message = "{resource} was changed by somebody else: etag {etag} is now {current_etag}; read it again, then repeat"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class LedgerUnavailable(Refusal):
     """PostgreSQL did not answer."""
 
@@ -124,7 +127,7 @@ class LedgerUnavailable(Refusal):
     message = "the ledger does not answer ({detail}); repeat with the same request_id"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class GateUnavailable(Refusal):
     """Redis/Valkey did not answer, or its data could not be trusted in time."""
 
@@ -134,7 +137,7 @@ class GateUnavailable(Refusal):
     message = "the gate does not answer ({detail}); repeat with the same request_id"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Overloaded(Refusal):
     """A bounded queue is full."""
 
@@ -146,7 +149,7 @@ class Overloaded(Refusal):
 
 
 # ------------------------------------------------------------------------------------------------ locations and stock
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class LocationNotFound(Refusal):
     """No such location."""
 
@@ -156,7 +159,7 @@ class LocationNotFound(Refusal):
     message = "location {location_id!r} is not known; ListLocations shows those that are"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class LocationExists(Refusal):
     """The id of a location is taken, perhaps by a deleted one."""
 
@@ -166,7 +169,7 @@ class LocationExists(Refusal):
     message = "location {location_id!r} exists, or existed, already; choose another location_id"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class LocationGroupNotFound(Refusal):
     """No such location group."""
 
@@ -176,7 +179,7 @@ class LocationGroupNotFound(Refusal):
     message = "location group {location_group_id!r} is not known"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class LocationInUse(Refusal):
     """A location that still holds something cannot be deleted."""
 
@@ -193,7 +196,7 @@ class LocationInUse(Refusal):
     )
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class SkuNotFound(Refusal):
     """No such product."""
 
@@ -203,7 +206,7 @@ class SkuNotFound(Refusal):
     message = "sku {sku!r} is not in the catalog"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class InsufficientStock(Refusal):
     """The lines that cannot be had; nothing was taken."""
 
@@ -228,7 +231,7 @@ class InsufficientStock(Refusal):
         }
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class BucketShort(Refusal):
     """A bucket holds less than a movement would take from it."""
 
@@ -243,7 +246,7 @@ class BucketShort(Refusal):
 
 
 # --------------------------------------------------------------------------------------------------------- reservations
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ReservationNotFound(Refusal):
     """No such reservation."""
 
@@ -253,7 +256,7 @@ class ReservationNotFound(Refusal):
     message = "reservation {reservation_id!r} is not known"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ReservationNotActive(Refusal):
     """A reservation that is confirmed, released or expired cannot be changed any more."""
 
@@ -265,7 +268,7 @@ class ReservationNotActive(Refusal):
 
 
 # ----------------------------------------------------------------------------------------------------------- transfers
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class TransferNotFound(Refusal):
     """No such transfer."""
 
@@ -275,7 +278,7 @@ class TransferNotFound(Refusal):
     message = "transfer {transfer_id!r} is not known"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class TransferExceeded(Refusal):
     """More would be received than is on its way."""
 
@@ -289,7 +292,7 @@ class TransferExceeded(Refusal):
 
 
 # -------------------------------------------------------------------------------------------------- catalog and carts
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class CurrencyUnknown(Refusal):
     """No active ISO 4217 currency has this code."""
 
@@ -299,7 +302,7 @@ class CurrencyUnknown(Refusal):
     message = "{currency!r} is no active ISO 4217 currency code"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class AmountTooLarge(Refusal):
     """An amount of money, or the cost of a quantity, is beyond what is kept."""
 
@@ -310,7 +313,7 @@ class AmountTooLarge(Refusal):
     message = "an amount of {amount_minor} minor units is more than the {amount_minor_max} that one may have"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ProductExists(Refusal):
     """The sku of a new product is taken."""
 
@@ -320,7 +323,7 @@ class ProductExists(Refusal):
     message = "sku {sku!r} is in the catalog already; UpdateProduct changes it"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class BarcodeInvalid(Refusal):
     """The last digit of a GTIN does not follow from the others, or their number is none that a GTIN has."""
 
@@ -331,7 +334,7 @@ class BarcodeInvalid(Refusal):
     message = "{field}: {gtin!r} is no GTIN: 8, 12, 13 or 14 digits, the last of which checks the others; scan it again"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class BarcodeTaken(Refusal):
     """A barcode names another sku already."""
 
@@ -342,7 +345,7 @@ class BarcodeTaken(Refusal):
     message = "barcode {gtin} names sku {sku!r} already; take it from there first"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class BarcodeNotFound(Refusal):
     """No product has this barcode."""
 
@@ -352,7 +355,7 @@ class BarcodeNotFound(Refusal):
     message = "barcode {gtin} names no product; SetBarcodes makes it name one"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class PriceNotFound(Refusal):
     """A sku has no price in a currency, so it cannot be sold in it."""
 
@@ -363,7 +366,7 @@ class PriceNotFound(Refusal):
     message = "sku {sku!r} has no price in {currency}; SetPrice gives it one"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class CartNotFound(Refusal):
     """No such cart."""
 
@@ -373,7 +376,7 @@ class CartNotFound(Refusal):
     message = "cart {cart_id!r} is not known"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class OpenCartNotFound(Refusal):
     """A customer has no open cart."""
 
@@ -383,7 +386,7 @@ class OpenCartNotFound(Refusal):
     message = "customer {customer_id!r} has no open cart; CreateCart makes one"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class CartExists(Refusal):
     """A customer has an open cart of another currency."""
 
@@ -395,7 +398,7 @@ class CartExists(Refusal):
     message = "customer {customer_id!r} has an open cart {cart_id} in {currency}; a customer has one, in one currency"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class CartNotOpen(Refusal):
     """A cart that was ordered, or merged into another, cannot be changed or ordered any more."""
 
@@ -407,8 +410,8 @@ class CartNotOpen(Refusal):
     message = "cart {cart_id} is {state}, see {successor}; go on with an open cart"
 
 
-@dataclass(frozen=True)
-class CartNotYours(Refusal):
+@dataclass(eq=False)
+class CartOfAnotherCustomer(Refusal):
     """A cart belongs to another customer."""
 
     cart_id: str
@@ -417,7 +420,7 @@ class CartNotYours(Refusal):
     message = "cart {cart_id} belongs to another customer"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class CartEmpty(Refusal):
     """A cart without lines cannot be ordered."""
 
@@ -427,7 +430,7 @@ class CartEmpty(Refusal):
     message = "cart {cart_id} has no lines; add one first"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class CurrencyMismatch(Refusal):
     """Two amounts or carts that belong together have different currencies."""
 
@@ -438,7 +441,7 @@ class CurrencyMismatch(Refusal):
     message = "the currency is {expected} here, not {given}"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class CartFull(Refusal):
     """A cart would have more lines than a cart may have."""
 
@@ -450,7 +453,7 @@ class CartFull(Refusal):
     message = "cart {cart_id} would have {lines} lines, {lines_max} are the most"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class QuantityTooLarge(Refusal):
     """A line would hold more than a line may hold."""
 
@@ -463,3 +466,205 @@ class QuantityTooLarge(Refusal):
 
 
 # --------------------------------------------------------------------------------------------------- orders, returns
+@dataclass(eq=False)
+class OrderNotFound(Refusal):
+    """No such order."""
+
+    order_id: str
+    reason = "ORDER_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "order {order_id!r} is not known; ListOrders finds one by its number or customer"
+
+
+@dataclass(eq=False)
+class OrderLineNotFound(Refusal):
+    """An order has no line of this number."""
+
+    order_id: str
+    line_number: int
+    reason = "ORDER_LINE_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "order {order_id} has no line {line_number}"
+
+
+@dataclass(eq=False)
+class FulfillmentOrderNotFound(Refusal):
+    """No such fulfillment order."""
+
+    fulfillment_order_id: str
+    reason = "FULFILLMENT_ORDER_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "fulfillment order {fulfillment_order_id!r} is not known"
+
+
+@dataclass(eq=False)
+class ReturnNotFound(Refusal):
+    """No such return."""
+
+    return_id: str
+    reason = "RETURN_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "return {return_id!r} is not known"
+
+
+@dataclass(eq=False)
+class ReservationShort(InsufficientStock):
+    """Possession took units that a reservation held. The reservation is as it was; nothing was ordered."""
+
+    reason = "RESERVATION_SHORT"
+
+
+@dataclass(eq=False)
+class ReservationNotYours(Refusal):
+    """A reservation was made for another customer."""
+
+    reservation_id: str
+    reason = "RESERVATION_OF_ANOTHER_CUSTOMER"
+    kind = Kind.PRECONDITION
+    message = "reservation {reservation_id} was made for another customer"
+
+
+@dataclass(eq=False)
+class FulfillmentChoiceMismatch(Refusal):
+    """The locations that a customer chose pickup or shipping for are not those of the reservation."""
+
+    reservation_id: str
+    reserved: str
+    chosen: str
+    reason = "FULFILLMENT_CHOICE_MISMATCH"
+    kind = Kind.INVALID
+    message = "reservation {reservation_id} is at {reserved}, fulfillments were chosen for {chosen}; give one for each"
+
+
+@dataclass(eq=False)
+class FulfillmentNotOffered(Refusal):
+    """A location does not hand over, or does not ship."""
+
+    location_id: str
+    fulfillment_kind: str
+    reason = "FULFILLMENT_NOT_OFFERED"
+    kind = Kind.PRECONDITION
+    message = "location {location_id!r} does not offer {fulfillment_kind}"
+
+
+@dataclass(eq=False)
+class CartChanged(Refusal):
+    """A cart does not hold what the reservation made from it holds."""
+
+    cart_id: str
+    sku: str
+    in_cart: int
+    reserved: int
+    reason = "CART_CHANGED"
+    kind = Kind.PRECONDITION
+    message = (
+        "cart {cart_id} holds {in_cart} of {sku}, the reservation {reserved}; "
+        "change the reservation to what the cart holds"
+    )
+
+
+@dataclass(eq=False)
+class TotalChanged(Refusal):
+    """Prices changed since the customer agreed to a total."""
+
+    expected_minor: int
+    total_minor: int
+    currency: str
+    reason = "TOTAL_CHANGED"
+    kind = Kind.PRECONDITION
+    message = "the total is {total_minor} minor units of {currency}, not {expected_minor}; show it to the customer"
+
+
+@dataclass(eq=False)
+class TendersMismatch(Refusal):
+    """What is tendered is not what the order costs."""
+
+    tendered_minor: int
+    total_minor: int
+    currency: str
+    reason = "TENDERS_MISMATCH"
+    kind = Kind.PRECONDITION
+    message = (
+        "the tenders add up to {tendered_minor} minor units of {currency}, the total is {total_minor}; "
+        "they must be equal, change deducted"
+    )
+
+
+@dataclass(eq=False)
+class IllegalTransition(Refusal):
+    """A step that the state of a fulfillment order does not allow."""
+
+    fulfillment_order_id: str
+    fulfillment_kind: str
+    state: str
+    step: str
+    legal_steps: str
+    reason = "ILLEGAL_TRANSITION"
+    kind = Kind.PRECONDITION
+    message = (
+        "fulfillment order {fulfillment_order_id} ({fulfillment_kind}) is {state}: {step} is not possible now; "
+        "possible: {legal_steps}"
+    )
+
+
+@dataclass(eq=False)
+class PickupCodeWrong(Refusal):
+    """The pickup code is another one."""
+
+    fulfillment_order_id: str
+    attempts_left: int
+    reason = "PICKUP_CODE_WRONG"
+    kind = Kind.PRECONDITION
+    message = (
+        "this is not the pickup code of fulfillment order {fulfillment_order_id}; {attempts_left} attempts are left"
+    )
+
+
+@dataclass(eq=False)
+class PickupCodeLocked(Refusal):
+    """The pickup code was given wrong too often; no code is accepted any more."""
+
+    fulfillment_order_id: str
+    failures: int
+    reason = "PICKUP_CODE_LOCKED"
+    kind = Kind.PRECONDITION
+    message = (
+        "the pickup code of fulfillment order {fulfillment_order_id} was given wrong {failures} times and is locked; "
+        "customer support gives a new one with ResetPickupCode"
+    )
+
+
+@dataclass(eq=False)
+class CancelExceeded(Refusal):
+    """More units would be cancelled than can still be."""
+
+    order_id: str
+    line_number: int
+    sku: str
+    requested: int
+    cancellable: int
+    reason = "CANCEL_EXCEEDED"
+    kind = Kind.PRECONDITION
+    message = (
+        "of {sku} in line {line_number} of order {order_id}, {cancellable} units can be cancelled, not {requested}; "
+        "the others were cancelled, handed over or shipped: those come back by CreateReturn"
+    )
+
+
+@dataclass(eq=False)
+class ReturnExceeded(Refusal):
+    """More units would come back than the customer has."""
+
+    order_id: str
+    line_number: int
+    sku: str
+    requested: int
+    bought: int
+    fulfilled: int
+    returned: int
+    reason = "RETURN_EXCEEDED"
+    kind = Kind.PRECONDITION
+    message = (
+        "{requested} of {sku} in line {line_number} of order {order_id} can not come back: "
+        "{bought} were bought, {fulfilled} handed over or shipped, {returned} returned already"
+    )

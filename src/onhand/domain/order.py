@@ -1,0 +1,193 @@
+"""What may happen to an order: the steps of the work that a location does for it, and what they say of the whole.
+
+An order's state follows from its fulfillment orders and is never set by itself. A step that TRANSITIONS does not name
+is illegal; there is no other rule. Later steps (a store rejects a line, a customer never comes) are further rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+from onhand.domain.errors import CancelExceeded, IllegalTransition, OrderLineNotFound
+
+
+class FulfillmentKind(Enum):
+    """How a customer gets the goods."""
+
+    PICKUP = "PICKUP"
+    SHIP = "SHIP"
+    CARRY_OUT = "CARRY_OUT"
+
+
+class FulfillmentState(Enum):
+    """How far a location's work for an order is."""
+
+    REQUESTED = "REQUESTED"
+    ACCEPTED = "ACCEPTED"
+    PICKED = "PICKED"
+    READY_FOR_PICKUP = "READY_FOR_PICKUP"
+    PICKED_UP = "PICKED_UP"
+    SHIPPED = "SHIPPED"
+    DELIVERED = "DELIVERED"
+    CANCELLED = "CANCELLED"
+
+
+class OrderState(Enum):
+    """The state of a whole order."""
+
+    OPEN = "OPEN"
+    COMPLETED = "COMPLETED"
+    CANCELLED = "CANCELLED"
+
+
+class Step(Enum):
+    """What somebody does to a fulfillment order."""
+
+    ACCEPT = "ACCEPT"
+    PICK = "PICK"
+    MARK_READY = "MARK_READY"
+    RESET_CODE = "RESET_CODE"
+    HAND_OVER = "HAND_OVER"
+    SHIP = "SHIP"
+    DELIVER = "DELIVER"
+    CANCEL = "CANCEL"
+    """Of its last open unit. Cancelling fewer changes quantities and no state, and is legal wherever this is."""
+
+
+_PICKUP, _SHIP = FulfillmentKind.PICKUP, FulfillmentKind.SHIP
+_S = FulfillmentState
+
+TRANSITIONS: Mapping[tuple[FulfillmentKind, FulfillmentState, Step], FulfillmentState] = MappingProxyType(
+    {
+        (_PICKUP, _S.REQUESTED, Step.ACCEPT): _S.ACCEPTED,
+        (_PICKUP, _S.REQUESTED, Step.RESET_CODE): _S.REQUESTED,
+        (_PICKUP, _S.REQUESTED, Step.CANCEL): _S.CANCELLED,
+        (_PICKUP, _S.ACCEPTED, Step.PICK): _S.PICKED,
+        (_PICKUP, _S.ACCEPTED, Step.RESET_CODE): _S.ACCEPTED,
+        (_PICKUP, _S.ACCEPTED, Step.CANCEL): _S.CANCELLED,
+        (_PICKUP, _S.PICKED, Step.MARK_READY): _S.READY_FOR_PICKUP,
+        (_PICKUP, _S.PICKED, Step.RESET_CODE): _S.PICKED,
+        (_PICKUP, _S.PICKED, Step.CANCEL): _S.CANCELLED,
+        (_PICKUP, _S.READY_FOR_PICKUP, Step.HAND_OVER): _S.PICKED_UP,
+        (_PICKUP, _S.READY_FOR_PICKUP, Step.RESET_CODE): _S.READY_FOR_PICKUP,
+        (_PICKUP, _S.READY_FOR_PICKUP, Step.CANCEL): _S.CANCELLED,
+        (_SHIP, _S.REQUESTED, Step.ACCEPT): _S.ACCEPTED,
+        (_SHIP, _S.REQUESTED, Step.CANCEL): _S.CANCELLED,
+        (_SHIP, _S.ACCEPTED, Step.PICK): _S.PICKED,
+        (_SHIP, _S.ACCEPTED, Step.CANCEL): _S.CANCELLED,
+        (_SHIP, _S.PICKED, Step.SHIP): _S.SHIPPED,
+        (_SHIP, _S.PICKED, Step.CANCEL): _S.CANCELLED,
+        (_SHIP, _S.SHIPPED, Step.DELIVER): _S.DELIVERED,
+    }
+)
+
+INITIAL: Mapping[FulfillmentKind, FulfillmentState] = MappingProxyType(
+    {
+        FulfillmentKind.PICKUP: FulfillmentState.REQUESTED,
+        FulfillmentKind.SHIP: FulfillmentState.REQUESTED,
+        # The customer holds the goods when the sale is recorded.
+        FulfillmentKind.CARRY_OUT: FulfillmentState.PICKED_UP,
+    }
+)
+
+
+class Phase(Enum):
+    """What a fulfillment order's state means for the order."""
+
+    OPEN = "OPEN"
+    DONE = "DONE"
+    CANCELLED = "CANCELLED"
+
+
+PHASES: Mapping[FulfillmentState, Phase] = MappingProxyType(
+    {
+        FulfillmentState.REQUESTED: Phase.OPEN,
+        FulfillmentState.ACCEPTED: Phase.OPEN,
+        FulfillmentState.PICKED: Phase.OPEN,
+        FulfillmentState.READY_FOR_PICKUP: Phase.OPEN,
+        FulfillmentState.SHIPPED: Phase.OPEN,
+        FulfillmentState.PICKED_UP: Phase.DONE,
+        FulfillmentState.DELIVERED: Phase.DONE,
+        FulfillmentState.CANCELLED: Phase.CANCELLED,
+    }
+)
+
+ORDER_STATES: Mapping[frozenset[Phase], OrderState] = MappingProxyType(
+    {
+        frozenset({Phase.OPEN}): OrderState.OPEN,
+        frozenset({Phase.OPEN, Phase.DONE}): OrderState.OPEN,
+        frozenset({Phase.OPEN, Phase.CANCELLED}): OrderState.OPEN,
+        frozenset({Phase.OPEN, Phase.DONE, Phase.CANCELLED}): OrderState.OPEN,
+        frozenset({Phase.DONE}): OrderState.COMPLETED,
+        frozenset({Phase.DONE, Phase.CANCELLED}): OrderState.COMPLETED,
+        frozenset({Phase.CANCELLED}): OrderState.CANCELLED,
+    }
+)
+
+# How far each state is, for choosing what to cancel: work that nobody began costs least to undo.
+_PROGRESS = {state: index for index, state in enumerate(FulfillmentState)}
+
+# States in which a fulfillment order's units are still `allocated` at its location.
+HOLDING = frozenset(state for _, state, step in TRANSITIONS if step is Step.CANCEL)
+
+
+def after(kind: FulfillmentKind, state: FulfillmentState, step: Step, fulfillment_order_id: str) -> FulfillmentState:
+    """The state that a step leads to. Raises `IllegalTransition`, which names the steps that are legal."""
+    try:
+        return TRANSITIONS[kind, state, step]
+    except KeyError:
+        legal = ", ".join(s.value for k, from_state, s in TRANSITIONS if (k, from_state) == (kind, state)) or "nothing"
+        raise IllegalTransition(fulfillment_order_id, kind.value, state.value, step.value, legal) from None
+
+
+def order_state(states: Iterable[FulfillmentState]) -> OrderState:
+    """The state of an order whose fulfillment orders (at least one) are in these states."""
+    return ORDER_STATES[frozenset(PHASES[state] for state in states)]
+
+
+@dataclass(frozen=True)
+class FulfillmentPart:
+    """The part of an order line that one fulfillment order works on. `quantity` leaves out what was cancelled."""
+
+    fulfillment_order_id: str
+    state: FulfillmentState
+    line_number: int
+    sku: str
+    quantity: int
+
+
+@dataclass(frozen=True)
+class Cancellation:
+    """Units that one fulfillment order does not have to bring any more."""
+
+    fulfillment_order_id: str
+    line_number: int
+    sku: str
+    quantity: int
+
+
+def plan_cancellation(
+    order_id: str, parts: Sequence[FulfillmentPart], wanted: Iterable[tuple[int, int]]
+) -> list[Cancellation]:
+    """What to cancel where for (line_number, quantity) pairs, each line once; the work least far first.
+
+    Raises `OrderLineNotFound`, and `CancelExceeded` where more is wanted than is still with the location.
+    """
+    plan: list[Cancellation] = []
+    for line_number, quantity in wanted:
+        of_line = [part for part in parts if part.line_number == line_number]
+        if not of_line:
+            raise OrderLineNotFound(order_id, line_number)
+        open_parts = [part for part in of_line if part.state in HOLDING]
+        open_quantity = sum(part.quantity for part in open_parts)
+        if quantity > open_quantity:
+            raise CancelExceeded(order_id, line_number, of_line[0].sku, quantity, open_quantity)
+        for part in sorted(open_parts, key=lambda p: (_PROGRESS[p.state], p.fulfillment_order_id)):
+            taken = min(part.quantity, quantity)
+            if taken:
+                plan.append(Cancellation(part.fulfillment_order_id, line_number, part.sku, taken))
+            quantity -= taken
+    return plan
