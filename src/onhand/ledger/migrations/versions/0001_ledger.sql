@@ -48,9 +48,11 @@ CREATE TABLE products (
     updated_time  timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX products_department ON products (department, category, sku);
+CREATE INDEX products_name ON products (lower(name) text_pattern_ops);
 
+-- gtin: 14 digits, shorter ones with zeros before them (onhand.domain.barcode): scanners differ in how many they give.
 CREATE TABLE barcodes (
-    gtin text PRIMARY KEY CHECK (gtin ~ '^[0-9]{8,14}$'),
+    gtin text PRIMARY KEY CHECK (gtin ~ '^[0-9]{14}$'),
     sku  text NOT NULL REFERENCES products
 );
 CREATE INDEX barcodes_sku ON barcodes (sku);
@@ -74,7 +76,6 @@ CREATE TABLE stock_levels (
     damaged         bigint NOT NULL DEFAULT 0 CHECK (damaged >= 0),
     quarantine      bigint NOT NULL DEFAULT 0 CHECK (quarantine >= 0),
     safety_stock    bigint NOT NULL DEFAULT 0 CHECK (safety_stock >= 0),
-    backorder_limit bigint NOT NULL DEFAULT 0 CHECK (backorder_limit >= 0),
     PRIMARY KEY (location_id, sku)
 ) WITH (fillfactor = 80);
 CREATE INDEX stock_levels_sku ON stock_levels (sku);
@@ -248,10 +249,12 @@ CREATE TABLE carts (
     currency     text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
     state        text NOT NULL DEFAULT 'OPEN' CHECK (state IN ('OPEN', 'ORDERED', 'MERGED')),
     order_id     uuid,
+    merged_into  uuid REFERENCES carts,
     version      bigint NOT NULL DEFAULT 1,
     created_time timestamptz NOT NULL DEFAULT now(),
     updated_time timestamptz NOT NULL DEFAULT now(),
-    CHECK ((state = 'ORDERED') = (order_id IS NOT NULL))
+    CHECK ((state = 'ORDERED') = (order_id IS NOT NULL)),
+    CHECK ((state = 'MERGED') = (merged_into IS NOT NULL))
 );
 CREATE INDEX carts_customer ON carts (customer_id, cart_id) WHERE customer_id <> '';
 CREATE UNIQUE INDEX carts_one_open ON carts (customer_id) WHERE state = 'OPEN' AND customer_id <> '';
@@ -259,7 +262,7 @@ CREATE UNIQUE INDEX carts_one_open ON carts (customer_id) WHERE state = 'OPEN' A
 CREATE TABLE cart_lines (
     cart_id    uuid NOT NULL REFERENCES carts ON DELETE CASCADE,
     sku        text NOT NULL REFERENCES products,
-    quantity   bigint NOT NULL CHECK (quantity > 0),
+    quantity   bigint NOT NULL CHECK (quantity BETWEEN 1 AND 1000000000),
     added_time timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (cart_id, sku)
 );
@@ -274,12 +277,15 @@ CREATE TABLE orders (
     total_minor    bigint NOT NULL CHECK (total_minor >= 0),
     cart_id        uuid REFERENCES carts,
     reservation_id uuid,
+    ship_to        jsonb,
     actor          text NOT NULL DEFAULT '',
     version        bigint NOT NULL DEFAULT 1,
+    placed_time    timestamptz NOT NULL,
     created_time   timestamptz NOT NULL DEFAULT now(),
     updated_time   timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX orders_customer ON orders (customer_id, order_id) WHERE customer_id <> '';
+CREATE INDEX orders_open ON orders (order_id) WHERE state = 'OPEN';
 
 CREATE TABLE order_lines (
     order_id           uuid NOT NULL REFERENCES orders,
@@ -292,9 +298,11 @@ CREATE TABLE order_lines (
     fulfilled_quantity bigint NOT NULL DEFAULT 0 CHECK (fulfilled_quantity >= 0),
     cancelled_quantity bigint NOT NULL DEFAULT 0 CHECK (cancelled_quantity >= 0),
     returned_quantity  bigint NOT NULL DEFAULT 0 CHECK (returned_quantity >= 0),
+    refunded_minor     bigint NOT NULL DEFAULT 0 CHECK (refunded_minor >= 0),
     PRIMARY KEY (order_id, line_number),
     CHECK (fulfilled_quantity + cancelled_quantity <= quantity),
-    CHECK (returned_quantity <= fulfilled_quantity)
+    CHECK (returned_quantity <= fulfilled_quantity),
+    CHECK (refunded_minor <= total_minor)
 );
 
 CREATE TABLE fulfillment_orders (
@@ -307,12 +315,15 @@ CREATE TABLE fulfillment_orders (
     pickup_code_salt     bytea,
     pickup_code_hash     bytea,
     pickup_code_failures int NOT NULL DEFAULT 0,
+    -- The last wrong attempt, a hash of its request and code: its repeat is not counted again.
+    pickup_code_attempt  bytea,
     version              bigint NOT NULL DEFAULT 1,
     created_time         timestamptz NOT NULL DEFAULT now(),
     updated_time         timestamptz NOT NULL DEFAULT now(),
     CHECK ((kind = 'PICKUP') = (pickup_code_hash IS NOT NULL))
 );
 CREATE INDEX fulfillment_orders_order ON fulfillment_orders (order_id);
+CREATE INDEX fulfillment_orders_location ON fulfillment_orders (location_id, order_id);
 CREATE INDEX fulfillment_orders_queue ON fulfillment_orders (location_id, fulfillment_order_id)
     WHERE state IN ('REQUESTED', 'ACCEPTED', 'PICKED', 'READY_FOR_PICKUP');
 
@@ -356,6 +367,7 @@ CREATE TABLE returns (
     created_time timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX returns_order ON returns (order_id);
+CREATE INDEX returns_location ON returns (location_id, return_id);
 
 CREATE TABLE return_lines (
     return_id    uuid NOT NULL REFERENCES returns,

@@ -1,0 +1,437 @@
+"""One mutation of the ledger: exactly once, with its movements, events and what the gate must hear of it.
+
+A handler calls `Ledger.mutate`. Its transaction records the request_id first, so a repeat waits for a first attempt that is
+still running, and then finds its answer. What must follow the commit at the gate (increases, claims to give back) is written
+with the answer, so that a repeat after a crash makes sure of it before it answers too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+from google.protobuf.message import Message
+
+from onhand.domain.errors import LocationNotFound, Refusal, RequestIdReused, ReservationNotActive, ReservationNotFound, SkuNotFound
+from onhand.domain.stock import Bucket, Level, Movement, Position, apply_movements
+from onhand.ids import new_id
+from onhand.postgres import RETRY_ERRORS, Connection, Database, to_json
+
+TRANSACTION_ATTEMPTS_MAX = 5
+"""How often a transaction that PostgreSQL rolled back for a deadlock is run."""
+
+RECORD_REQUEST = """
+INSERT INTO requests (request_id, method, body_hash) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING true"""
+FIRST_ANSWER = "SELECT method, body_hash, response, settles FROM requests WHERE request_id = $1"
+KEEP_ANSWER = "UPDATE requests SET response = $2, settles = $3 WHERE request_id = $1"
+
+# A process that reads these rows sees the newest committed epoch even where it had to wait for the lock.
+SHARE_EPOCHS = """
+SELECT location_id, epoch FROM location_epochs WHERE location_id = ANY ($1) ORDER BY location_id FOR SHARE"""
+RAISE_EPOCHS = """
+UPDATE location_epochs e SET epoch = e.epoch + 1
+  FROM (SELECT location_id FROM location_epochs WHERE location_id = ANY ($1) ORDER BY location_id FOR UPDATE) locked
+ WHERE e.location_id = locked.location_id RETURNING e.location_id, e.epoch"""
+
+CREATE_LEVELS = """
+INSERT INTO stock_levels (location_id, sku)
+SELECT p.location_id, p.sku FROM unnest($1::text[], $2::text[]) AS p (location_id, sku)
+  JOIN locations l USING (location_id) JOIN products USING (sku) WHERE l.deleted_time IS NULL
+ ORDER BY 1, 2 ON CONFLICT DO NOTHING"""
+LOCK_LEVELS = """
+SELECT s.location_id, s.sku, s.available, s.allocated, s.damaged, s.quarantine
+  FROM stock_levels s JOIN unnest($1::text[], $2::text[]) AS p (location_id, sku) USING (location_id, sku)
+ ORDER BY s.location_id, s.sku FOR UPDATE OF s"""
+MISSING = """
+SELECT p.location_id, p.sku, l.location_id IS NULL AS no_location, q.sku IS NULL AS no_sku
+  FROM unnest($1::text[], $2::text[]) AS p (location_id, sku)
+  LEFT JOIN locations l ON l.location_id = p.location_id AND l.deleted_time IS NULL
+  LEFT JOIN products q ON q.sku = p.sku
+ WHERE l.location_id IS NULL OR q.sku IS NULL ORDER BY 1, 2 LIMIT 1"""
+
+POST = """
+WITH level AS (
+    UPDATE stock_levels s
+       SET available = n.available, allocated = n.allocated, damaged = n.damaged, quarantine = n.quarantine
+      FROM unnest($1::text[], $2::text[], $3::int8[], $4::int8[], $5::int8[], $6::int8[])
+           AS n (location_id, sku, available, allocated, damaged, quarantine)
+     WHERE s.location_id = n.location_id AND s.sku = n.sku)
+INSERT INTO stock_movements (location_id, sku, quantity, from_bucket, to_bucket, reason_code, reference_document, channel,
+                             actor, occurred_time)
+SELECT m.location_id, m.sku, m.quantity, m.from_bucket, m.to_bucket, m.reason_code, m.reference_document, m.channel,
+       m.actor, coalesce(m.occurred_time, now())
+  FROM unnest($7::text[], $8::text[], $9::int8[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[],
+              $15::text[], $16::timestamptz[])
+       AS m (location_id, sku, quantity, from_bucket, to_bucket, reason_code, reference_document, channel, actor,
+             occurred_time)"""
+
+# The row is locked until the commit, so the numbers of a location are in commit order.
+NUMBER_DELTAS = """
+WITH locked AS (SELECT location_id FROM location_delta_heads WHERE location_id = ANY ($1) ORDER BY location_id FOR UPDATE),
+     head AS (UPDATE location_delta_heads h SET last_number = last_number + 1 FROM locked
+               WHERE h.location_id = locked.location_id RETURNING h.location_id, h.last_number)
+INSERT INTO gate_deltas (location_id, number, lines)
+SELECT head.location_id, head.last_number, d.lines::jsonb
+  FROM unnest($1::text[], $2::text[]) AS d (location_id, lines) JOIN head USING (location_id)
+RETURNING location_id, number"""
+
+CONFIRM = """
+UPDATE claims SET state = 'confirmed', order_id = $2, closed_time = now()
+ WHERE reservation_id = $1 AND state = 'active' AND deadline > now()
+RETURNING location_id, claim_id, lines, channel, customer_id"""
+RELEASE = """
+UPDATE claims SET state = 'released', closed_time = now()
+ WHERE reservation_id = $1 AND state = 'active' AND deadline > now() RETURNING location_id, claim_id"""
+# The newest row of each location says what became of a reservation: a change closes the older ones.
+WHY_NOT_ACTIVE = """
+SELECT CASE WHEN state = 'active' THEN 'expired' ELSE state END AS state
+  FROM claims WHERE reservation_id = $1 ORDER BY (state = 'confirmed') DESC, created_time DESC LIMIT 1"""
+CONSUME = """
+INSERT INTO claims (location_id, claim_id, state, channel, lines, deadline, closed_time)
+SELECT c.location_id, c.claim_id, 'consumed', c.channel, c.lines::jsonb, now(), now()
+  FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[]) AS c (location_id, claim_id, channel, lines)
+ON CONFLICT DO NOTHING RETURNING claim_id"""
+EMIT = """
+INSERT INTO events (event_id, type, subject, location_id, data)
+SELECT e.event_id, e.type, e.subject, e.location_id, e.data::jsonb
+  FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[]) AS e (event_id, type, subject, location_id, data)"""
+
+
+class ClaimRefused(Exception):
+    """The ledger refused a claim for certain: its epoch is not the ledger's, or it was closed. Claim anew."""
+
+
+class Mutation(Protocol):
+    """A request message that carries its request_id."""
+
+    request_id: str
+
+    def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...  # noqa: N802
+
+
+Answer = TypeVar("Answer", bound=Message)
+Lines = list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Units taken in the gate under an id, and the epoch that the gate had then."""
+
+    location_id: str
+    claim_id: UUID
+    epoch: int
+    lines: Lines
+    channel: str | None = None
+
+
+@dataclass(frozen=True)
+class ConfirmedClaim:
+    """What a reservation held at one location, now promised to an order."""
+
+    location_id: str
+    claim_id: UUID
+    lines: Lines
+    channel: str
+    customer_id: str
+
+
+@dataclass
+class Settlement:
+    """What the gate of one location must hear after a commit, made under `epoch`.
+
+    `number` is the last delta; `give_back` and `forget` are closed claims. Until the increases in it are applied under
+    that epoch or a later one, the mutation is not answered.
+    """
+
+    location_id: str
+    epoch: int = 0
+    number: int = 0
+    give_back: list[UUID] = field(default_factory=list)
+    forget: list[UUID] = field(default_factory=list)
+
+    @property
+    def raises_atp(self) -> bool:
+        """Whether a reader could miss something until this is settled."""
+        return bool(self.number or self.give_back)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a repeat must make sure of."""
+        return {
+            "location_id": self.location_id,
+            "epoch": self.epoch,
+            "number": self.number,
+            "give_back": [str(c) for c in self.give_back],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Settlement:
+        """The inverse of `to_json`."""
+        return cls(value["location_id"], value["epoch"], value["number"], [UUID(c) for c in value["give_back"]])
+
+
+Settle = Callable[[Sequence[Settlement]], Awaitable[None]]
+
+
+class Transaction:
+    """A running mutation. Locks are taken in one order: request, epochs, claims, levels, delta heads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._levels: dict[Position, Level] = {}
+        self._settlements: dict[str, Settlement] = {}
+        self._increases: dict[str, list[tuple[str, int, int | None]]] = {}
+        self._uncovered: dict[Position, int] = {}
+        self._bypassed: set[str] = set()
+        self._events: list[tuple[UUID, str, str, str | None, str]] = []
+
+    def _settlement(self, location_id: str) -> Settlement:
+        return self._settlements.setdefault(location_id, Settlement(location_id))
+
+    def _cover(self, location_id: str, lines: Lines) -> None:
+        for sku, quantity in lines:
+            self._uncovered[location_id, sku] = self._uncovered.get((location_id, sku), 0) - quantity
+
+    # ------------------------------------------------------------------------------------------------------ claims
+    async def consume(self, claims: Sequence[Claim]) -> None:
+        """Uses up claims of this attempt: what they took in the gate may leave `available` here. Raises ClaimRefused."""
+        epochs = await self._share_epochs({c.location_id for c in claims})
+        if any(epochs.get(c.location_id) != c.epoch for c in claims):
+            raise ClaimRefused
+        ordered = sorted(claims, key=lambda c: (c.location_id, c.claim_id))
+        rows = await self.connection.fetch(
+            CONSUME,
+            [c.location_id for c in ordered],
+            [c.claim_id for c in ordered],
+            [c.channel for c in ordered],
+            [to_json(c.lines) for c in ordered],
+        )
+        if len(rows) != len(claims):
+            raise ClaimRefused
+        for c in ordered:
+            self._settlement(c.location_id).forget.append(c.claim_id)
+            self._cover(c.location_id, c.lines)
+
+    def bypass(self, location_ids: Iterable[str]) -> None:
+        """Lets units leave `available` without a claim: the epoch is raised in this commit, so no gate is trusted after."""
+        self._bypassed.update(location_ids)
+
+    async def confirm_reservation(self, reservation_id: UUID, order_id: UUID) -> list[ConfirmedClaim]:
+        """Makes an active reservation the order's, everywhere. Raises ReservationNotFound, ReservationNotActive."""
+        rows = await self.connection.fetch(CONFIRM, reservation_id, order_id)
+        if not rows:
+            await self._refuse_inactive(reservation_id)
+        confirmed = [
+            ConfirmedClaim(r["location_id"], r["claim_id"], [(s, q) for s, q in r["lines"]], r["channel"], r["customer_id"])
+            for r in rows
+        ]
+        for c in confirmed:
+            self._settlement(c.location_id).forget.append(c.claim_id)
+            self._cover(c.location_id, c.lines)
+        return sorted(confirmed, key=lambda c: c.location_id)
+
+    async def release_reservation(self, reservation_id: UUID) -> None:
+        """Gives an active reservation back, everywhere. Raises ReservationNotFound, ReservationNotActive."""
+        rows = await self.connection.fetch(RELEASE, reservation_id)
+        if not rows:
+            await self._refuse_inactive(reservation_id)
+        for row in rows:
+            self._settlement(row["location_id"]).give_back.append(row["claim_id"])
+
+    async def _refuse_inactive(self, reservation_id: UUID) -> None:
+        state = await self.connection.fetchval(WHY_NOT_ACTIVE, reservation_id)
+        if state is None:
+            raise ReservationNotFound(str(reservation_id))
+        raise ReservationNotActive(str(reservation_id), state.upper())
+
+    # ------------------------------------------------------------------------------------------------------- stock
+    async def lock_levels(self, positions: Iterable[Position], *, create: bool = False) -> dict[Position, Level]:
+        """Locks stock levels, in order, and returns them. Absent ones are made if `create`, else they count as empty.
+
+        Raises LocationNotFound and SkuNotFound. An absent level that is not made cannot be posted to.
+        """
+        wanted = sorted(set(positions))
+        columns = [p[0] for p in wanted], [p[1] for p in wanted]
+        rows = await self.connection.fetch(LOCK_LEVELS, *columns)
+        if len(rows) < len(wanted):
+            missing = await self.connection.fetchrow(MISSING, *columns)
+            if missing is not None:
+                if missing["no_location"]:
+                    raise LocationNotFound(missing["location_id"])
+                raise SkuNotFound(missing["sku"])
+            if create:
+                await self.connection.execute(CREATE_LEVELS, *columns)
+                rows = await self.connection.fetch(LOCK_LEVELS, *columns)
+        found = {(r["location_id"], r["sku"]): Level(*tuple(r)[2:]) for r in rows}
+        self._levels.update(found)
+        return {p: found.get(p, Level()) for p in wanted}
+
+    async def post(self, movements: Sequence[Movement]) -> dict[Position, Level]:
+        """Books movements on levels locked before, and returns the levels after. Raises BucketShort.
+
+        What comes into `available` becomes a numbered delta for the gate; what leaves it must be covered by claims that
+        this transaction consumed or confirmed.
+        """
+        if not movements:
+            return {}
+        touched = {(m.location_id, m.sku) for m in movements}
+        after = apply_movements({p: self._levels[p] for p in touched}, movements)
+        for m in movements:
+            if m.to_bucket is Bucket.AVAILABLE:
+                self._increases.setdefault(m.location_id, []).append((m.sku, m.quantity, None))
+            if m.from_bucket is Bucket.AVAILABLE:
+                self._uncovered[m.location_id, m.sku] = self._uncovered.get((m.location_id, m.sku), 0) + m.quantity
+        changed = sorted(after.items())
+        await self.connection.execute(
+            POST,
+            [p[0] for p, _ in changed],
+            [p[1] for p, _ in changed],
+            [n.available for _, n in changed],
+            [n.allocated for _, n in changed],
+            [n.damaged for _, n in changed],
+            [n.quarantine for _, n in changed],
+            [m.location_id for m in movements],
+            [m.sku for m in movements],
+            [m.quantity for m in movements],
+            [m.from_bucket.value for m in movements],
+            [m.to_bucket.value for m in movements],
+            [m.reason_code for m in movements],
+            [m.reference_document for m in movements],
+            [m.channel for m in movements],
+            [m.actor for m in movements],
+            [m.occurred_time for m in movements],
+        )
+        self._levels.update(after)
+        return after
+
+    def set_floor(self, location_id: str, sku: str, floor: int) -> None:
+        """Tells the gate how many units of a position are kept from online promise."""
+        self._increases.setdefault(location_id, []).append((sku, 0, floor))
+
+    # -------------------------------------------------------------------------------------------------- the commit
+    def emit(self, type: str, subject: str, data: dict[str, Any], location_id: str | None = None) -> None:  # noqa: A002
+        """Records an event (CloudEvents type, subject, data) that is published with this transaction."""
+        self._events.append((new_id(), type, subject, location_id, to_json(data)))
+
+    async def _share_epochs(self, location_ids: Iterable[str]) -> dict[str, int]:
+        rows = await self.connection.fetch(SHARE_EPOCHS, sorted(location_ids))
+        return {r["location_id"]: r["epoch"] for r in rows}
+
+    async def finish(self) -> list[Settlement]:
+        """Writes what must follow the commit, and returns it."""
+        uncovered = {p: q for p, q in self._uncovered.items() if q and p[0] not in self._bypassed}
+        if uncovered:
+            raise AssertionError(f"units leave `available` without a claim in the gate, or a claim is left over: {uncovered}")
+        if self._events:
+            await self.connection.execute(EMIT, *(list(column) for column in zip(*self._events, strict=True)))
+        if self._bypassed:
+            rows = await self.connection.fetch(RAISE_EPOCHS, sorted(self._bypassed))
+            for row in rows:
+                self._settlement(row["location_id"]).epoch = row["epoch"]
+        waiting = sorted({s.location_id for s in self._settlements.values() if s.give_back} | set(self._increases))
+        if waiting:
+            # Shared until the commit: no snapshot of a rebuild can lie between this epoch and the increase.
+            for location_id, epoch in (await self._share_epochs(waiting)).items():
+                self._settlement(location_id).epoch = epoch
+        if self._increases:
+            items = sorted(self._increases.items())
+            rows = await self.connection.fetch(NUMBER_DELTAS, [i[0] for i in items], [to_json(_merged(i[1])) for i in items])
+            for row in rows:
+                self._settlement(row["location_id"]).number = row["number"]
+        return list(self._settlements.values())
+
+
+def _merged(lines: list[tuple[str, int, int | None]]) -> list[tuple[str, int, int | None]]:
+    """The lines of a delta, a sku once."""
+    merged: dict[str, tuple[int, int | None]] = {}
+    for sku, quantity, floor in lines:
+        before, floor_before = merged.get(sku, (0, None))
+        merged[sku] = before + quantity, floor_before if floor is None else floor
+    return [(sku, quantity, floor) for sku, (quantity, floor) in sorted(merged.items())]
+
+
+def body_hash(request: Mutation) -> bytes:
+    """A digest of the whole request message."""
+    return hashlib.blake2b(request.SerializeToString(deterministic=True), digest_size=16).digest()
+
+
+class Ledger:
+    """The truth in PostgreSQL: reads, and mutations that happen exactly once."""
+
+    def __init__(self, database: Database, settle: Settle) -> None:
+        self.database = database
+        self._settle = settle
+
+    def read(self) -> AbstractAsyncContextManager[Connection]:
+        """A connection for queries."""
+        return self.database.connection()
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Connection]:
+        """A connection whose queries all see one moment of the ledger."""
+        async with self.database.transaction(isolation="repeatable_read", readonly=True) as connection:
+            yield connection
+
+    async def mutate(
+        self, request: Mutation, response_type: type[Answer], work: Callable[[Transaction], Awaitable[Answer]]
+    ) -> Answer:
+        """Runs `work` in a transaction that happens once for this request_id, and returns the first answer.
+
+        Raises RequestIdReused if the id came with another method or body; whatever `work` raises, after which nothing has
+        happened; LedgerUnavailable, after which the outcome is unknown.
+        """
+        for attempt in range(TRANSACTION_ATTEMPTS_MAX):
+            try:
+                response, settlements = await self._attempt(request, response_type, work)
+                break
+            except RETRY_ERRORS:
+                if attempt == TRANSACTION_ATTEMPTS_MAX - 1:
+                    raise
+        if settlements:
+            await self._settle(settlements)
+        return response
+
+    async def _attempt(
+        self, request: Mutation, response_type: type[Answer], work: Callable[[Transaction], Awaitable[Answer]]
+    ) -> tuple[Answer, Sequence[Settlement]]:
+        method, digest = type(request).__name__, body_hash(request)
+        async with self.database.transaction() as connection:
+            if await connection.fetchval(RECORD_REQUEST, request.request_id, method, digest):
+                transaction = Transaction(connection)
+                response = await work(transaction)
+                settlements = await transaction.finish()
+                kept = [s.to_json() for s in settlements if s.raises_atp] or None
+                await connection.execute(KEEP_ANSWER, request.request_id, response.SerializeToString(), kept)
+                return response, settlements
+            row = await connection.fetchrow(FIRST_ANSWER, request.request_id)
+            return first_answer(request, digest, row, response_type)
+
+    async def find_answer(self, request: Mutation, response_type: type[Answer]) -> Answer | None:
+        """The first answer to this request_id, if it had its effect before. Raises RequestIdReused."""
+        async with self.read() as connection:
+            row = await connection.fetchrow(FIRST_ANSWER, request.request_id)
+        if row is None:
+            return None
+        response, settlements = first_answer(request, body_hash(request), row, response_type)
+        if settlements:
+            await self._settle(settlements)
+        return response
+
+
+def first_answer(
+    request: Mutation, digest: bytes, row: Any, response_type: type[Answer]
+) -> tuple[Answer, list[Settlement]]:
+    """Reads a stored answer, and what must be settled before it is given again. Raises RequestIdReused."""
+    if row["method"] != type(request).__name__ or row["body_hash"] != digest:
+        raise RequestIdReused(request.request_id, row["method"])
+    return response_type.FromString(row["response"]), [Settlement.from_json(s) for s in row["settles"] or ()]
+
+
+def is_certain(error: BaseException) -> bool:
+    """Whether an error proves that the transaction had no effect."""
+    return isinstance(error, (ClaimRefused, AssertionError)) or (
+        isinstance(error, Refusal) and error.reason != "LEDGER_UNAVAILABLE"
+    )

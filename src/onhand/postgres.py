@@ -1,0 +1,105 @@
+"""The ledger's connections: one asyncpg pool, bounded in size and in waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from onhand.domain.errors import LedgerUnavailable
+
+if TYPE_CHECKING:
+    Connection = PoolConnectionProxy[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
+else:
+    Connection = PoolConnectionProxy
+    Pool = asyncpg.Pool
+
+POOL_SIZE_MAX = 16
+"""Connections a process may hold."""
+ACQUIRE_SECONDS_MAX = 2.0
+"""How long a call waits for a free connection before it is answered UNAVAILABLE."""
+STATEMENT_SECONDS_MAX = 10.0
+"""How long one statement may take."""
+
+# A commit that meets one of these had no effect, or an unknown one: the caller repeats it with the same request_id.
+UNAVAILABLE_ERRORS = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.QueryCanceledError,
+    asyncpg.ReadOnlySQLTransactionError,
+    OSError,
+    TimeoutError,
+)
+# The whole transaction was rolled back and may be run again at once.
+RETRY_ERRORS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+
+
+def to_json(value: Any) -> str:
+    """JSON text for a column of an unnested array, where a list would be taken for a further dimension."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+async def _prepare(connection: Connection) -> None:
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            name, encoder=to_json, decoder=json.loads, schema="pg_catalog"
+        )
+
+
+async def _keep(_: Any) -> None:
+    """No state is left on a connection, so nothing is reset: that saves a round trip a checkout."""
+
+
+class Database:
+    """A pool of connections to one database; errors of the connection become `LedgerUnavailable`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    @classmethod
+    async def open(cls, dsn: str, *, pool_size: int = POOL_SIZE_MAX) -> Database:
+        """Connects. Raises what asyncpg raises if the database cannot be reached."""
+        pool: Pool = await asyncpg.create_pool(
+            dsn,
+            min_size=1,
+            max_size=pool_size,
+            init=_prepare,
+            reset=_keep,
+            command_timeout=STATEMENT_SECONDS_MAX,
+            max_inactive_connection_lifetime=300,
+            server_settings={"application_name": "onhand", "jit": "off"},
+        )
+        return cls(pool)
+
+    async def close(self) -> None:
+        """Ends the pool, waiting shortly for connections in use."""
+        try:
+            await asyncio.wait_for(self.pool.close(), timeout=5)
+        except TimeoutError:
+            self.pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection outside a transaction."""
+        try:
+            async with self.pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection:
+                yield connection
+        except UNAVAILABLE_ERRORS as error:
+            raise LedgerUnavailable(f"{type(error).__name__}: {error}"[:200]) from error
+
+    @asynccontextmanager
+    async def transaction(self, *, isolation: str = "read_committed", readonly: bool = False) -> AsyncIterator[Connection]:
+        """A connection in a transaction, committed when the block ends without an error."""
+        async with self.connection() as connection:
+            async with connection.transaction(isolation=isolation, readonly=readonly):  # type: ignore[arg-type]
+                yield connection

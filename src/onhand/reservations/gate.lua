@@ -1,0 +1,228 @@
+#!lua name=onhand_1
+
+-- The gate: one library, one function per atomic operation. Every function is given the run id of the server that its caller
+-- is connected to, and uses a location's data only if it was loaded into that run: a restart or a failover may have kept old
+-- data that looks whole.
+--
+-- Keys of a location, all with the location as hash tag:
+--   stock   hash: sku -> ATP before floors (may be negative); '#run', '#epoch', '#delta' are the header, '#loading' is the
+--           epoch of a load that is under way. A sku never begins with '#'.
+--   floors  hash: sku -> units kept from online promise (absent: 0)
+--   claims  hash: claim id -> JSON [[sku, quantity], ...]
+--   due     sorted set: claim id by the milliseconds after which the sweeper looks at it (a hint, the ledger's row decides)
+-- KEYS holds these four for each location of the call, in this order; entries name a location by its place, from 1.
+
+local KEYS_PER_LOCATION = 4
+
+local function location(keys, place)
+  local first = (place - 1) * KEYS_PER_LOCATION
+  return { stock = keys[first + 1], floors = keys[first + 2], claims = keys[first + 3], due = keys[first + 4] }
+end
+
+-- The epoch of a location's data if it can be used, else nil.
+local function usable_epoch(at, run)
+  local header = redis.call('HMGET', at.stock, '#run', '#epoch')
+  if header[1] == run then return tonumber(header[2]) end
+  return nil
+end
+
+local function number_of(value)
+  return tonumber(value or '0')
+end
+
+local function move(at, lines, sign)
+  for _, line in ipairs(lines) do
+    redis.call('HINCRBY', at.stock, line[1], string.format('%.0f', sign * line[2]))
+  end
+end
+
+-- take: ARGV run id, JSON of entries
+--   { location, claim, due, is_fact, is_online, lines = [[sku, quantity, threshold], ...], frees = claim id or nil }
+-- Each line of an entry must find ATP - floor >= quantity, else nothing of the entry is taken. A fact takes regardless.
+-- `frees` is a claim whose units count as free here, while both are held (a change of quantity).
+-- Returns JSON: for each entry { epoch } and for a fact { overdrawn = [[sku, units below zero], ...] }, or { refused =
+-- [[sku, available], ...], epoch }, or { untrusted = true }, or { no_claim = true } where `frees` is not held.
+local function take(keys, argv)
+  local run, entries, results = argv[1], cjson.decode(argv[2]), {}
+  local epochs = {}
+  for n, entry in ipairs(entries) do
+    local at = location(keys, entry.location)
+    if epochs[entry.location] == nil then
+      epochs[entry.location] = usable_epoch(at, run) or false
+    end
+    local epoch = epochs[entry.location]
+    if not epoch then
+      results[n] = { untrusted = true }
+    else
+      local freed, is_held = {}, true
+      if entry.frees then
+        local old = redis.call('HGET', at.claims, entry.frees)
+        if old then
+          for _, line in ipairs(cjson.decode(old)) do freed[line[1]] = line[2] end
+        else
+          is_held = false
+        end
+      end
+      if not is_held then
+        results[n] = { no_claim = true }
+      elseif redis.call('HEXISTS', at.claims, entry.claim) == 1 then
+        results[n] = { epoch = epoch }
+      else
+        local skus = {}
+        for i, line in ipairs(entry.lines) do skus[i] = line[1] end
+        local atps = redis.call('HMGET', at.stock, unpack(skus))
+        local refused, overdrawn = {}, {}
+        if entry.is_fact then
+          for i, line in ipairs(entry.lines) do
+            local after = number_of(atps[i]) - line[2]
+            if after < 0 then overdrawn[#overdrawn + 1] = { line[1], math.min(line[2], -after) } end
+          end
+        else
+          local floors = entry.is_online and redis.call('HMGET', at.floors, unpack(skus)) or {}
+          for i, line in ipairs(entry.lines) do
+            local room = number_of(atps[i]) + (freed[line[1]] or 0) - number_of(floors[i]) - line[3]
+            if room < line[2] then refused[#refused + 1] = { line[1], math.max(0, room) } end
+          end
+        end
+        if #refused > 0 then
+          results[n] = { refused = refused, epoch = epoch }
+        else
+          local kept = {}
+          for i, line in ipairs(entry.lines) do kept[i] = { line[1], line[2] } end
+          move(at, entry.lines, -1)
+          redis.call('HSET', at.claims, entry.claim, cjson.encode(kept))
+          redis.call('ZADD', at.due, string.format('%.0f', entry.due), entry.claim)
+          results[n] = { epoch = epoch }
+          if #overdrawn > 0 then results[n].overdrawn = overdrawn end
+        end
+      end
+    end
+  end
+  return cjson.encode(results)
+end
+
+-- drop: ARGV run id, JSON of entries { location, claim, give_back }
+-- Ends claims whose row is closed. Again and late is harmless: a claim that is not held changes nothing.
+-- Returns JSON: for each entry its location's epoch, or 0 where the data cannot be used.
+local function drop(keys, argv)
+  local run, entries, results = argv[1], cjson.decode(argv[2]), {}
+  for n, entry in ipairs(entries) do
+    local at = location(keys, entry.location)
+    local epoch = usable_epoch(at, run)
+    results[n] = epoch or 0
+    if epoch then
+      local lines = redis.call('HGET', at.claims, entry.claim)
+      if lines then
+        if entry.give_back then move(at, cjson.decode(lines), 1) end
+        redis.call('HDEL', at.claims, entry.claim)
+        redis.call('ZREM', at.due, entry.claim)
+      end
+    end
+  end
+  return cjson.encode(results)
+end
+
+-- apply: ARGV run id, JSON of entries { location, deltas = [[number, [[sku, quantity, floor or null], ...]], ...] }
+-- Applies delta n only after n - 1, once. Returns JSON: for each entry { epoch, last number applied }, or { 0, 0 }.
+local function apply(keys, argv)
+  local run, entries, results = argv[1], cjson.decode(argv[2]), {}
+  for n, entry in ipairs(entries) do
+    local at = location(keys, entry.location)
+    local epoch = usable_epoch(at, run)
+    if not epoch then
+      results[n] = { 0, 0 }
+    else
+      local applied = number_of(redis.call('HGET', at.stock, '#delta'))
+      for _, delta in ipairs(entry.deltas) do
+        if delta[1] == applied + 1 then
+          for _, line in ipairs(delta[2]) do
+            if line[2] ~= 0 then move(at, { line }, 1) end
+            if type(line[3]) == 'number' then
+              redis.call('HSET', at.floors, line[1], string.format('%.0f', line[3]))
+            end
+          end
+          applied = delta[1]
+        end
+      end
+      redis.call('HSET', at.stock, '#delta', string.format('%.0f', applied))
+      results[n] = { epoch, applied }
+    end
+  end
+  return cjson.encode(results)
+end
+
+-- read: ARGV run id, JSON of entries { location, skus }
+-- Returns for each entry an array: the epoch, or false, and then for each sku its ATP before floors and its floor.
+local function read(keys, argv)
+  local run, entries, results = argv[1], cjson.decode(argv[2]), {}
+  for n, entry in ipairs(entries) do
+    local at = location(keys, entry.location)
+    local epoch = usable_epoch(at, run)
+    if not epoch then
+      results[n] = { false }
+    else
+      local atps = redis.call('HMGET', at.stock, unpack(entry.skus))
+      local floors = redis.call('HMGET', at.floors, unpack(entry.skus))
+      local row = { epoch }
+      for i = 1, #entry.skus do
+        row[2 * i] = number_of(atps[i])
+        row[2 * i + 1] = number_of(floors[i])
+      end
+      results[n] = row
+    end
+  end
+  return results
+end
+
+-- load: ARGV run id, JSON { epoch, delta, is_first, is_last, stock = [[sku, atp, floor], ...], claims = [[id, due, lines], ...] }
+-- Loads one location, in parts: the first closes it, each checks that no younger load has begun, the last publishes it.
+-- Only over a lower epoch. Returns 1 if the part was taken, else 0.
+local function load(keys, argv)
+  local run, part, at = argv[1], cjson.decode(argv[2]), location(keys, 1)
+  local epoch = string.format('%.0f', part.epoch)
+  if part.is_first then
+    local header = redis.call('HMGET', at.stock, '#run', '#epoch', '#loading', '#loading_run')
+    -- Data or a load that belongs to another run was never for this server: its epoch says nothing here.
+    local published = header[1] == run and number_of(header[2]) or 0
+    local loading = header[4] == run and number_of(header[3]) or 0
+    if part.epoch <= math.max(published, loading) then return 0 end
+    redis.call('DEL', at.stock, at.floors, at.claims, at.due)
+    redis.call('HSET', at.stock, '#loading', epoch, '#loading_run', run)
+  else
+    local header = redis.call('HMGET', at.stock, '#loading', '#loading_run')
+    if header[1] ~= epoch or header[2] ~= run then return 0 end
+  end
+  for _, row in ipairs(part.stock) do
+    redis.call('HSET', at.stock, row[1], string.format('%.0f', row[2]))
+    if row[3] ~= 0 then redis.call('HSET', at.floors, row[1], string.format('%.0f', row[3])) end
+  end
+  for _, claim in ipairs(part.claims) do
+    redis.call('HSET', at.claims, claim[1], cjson.encode(claim[3]))
+    redis.call('ZADD', at.due, string.format('%.0f', claim[2]), claim[1])
+  end
+  if part.is_last then
+    redis.call('HSET', at.stock, '#run', run, '#epoch', epoch, '#delta', string.format('%.0f', part.delta))
+    redis.call('HDEL', at.stock, '#loading', '#loading_run')
+  end
+  return 1
+end
+
+-- dump: everything of one location at one moment. Returns { epoch or false, stock, floors, claims } as flat field-value arrays.
+local function dump(keys, argv)
+  local at = location(keys, 1)
+  local epoch = usable_epoch(at, argv[1])
+  if not epoch then return { false } end
+  return {
+    epoch,
+    redis.call('HGETALL', at.stock),
+    redis.call('HGETALL', at.floors),
+    redis.call('HGETALL', at.claims),
+  }
+end
+
+redis.register_function('onhand_1_take', take)
+redis.register_function('onhand_1_drop', drop)
+redis.register_function('onhand_1_apply', apply)
+redis.register_function('onhand_1_load', load)
+redis.register_function { function_name = 'onhand_1_read', callback = read, flags = { 'no-writes' } }
+redis.register_function { function_name = 'onhand_1_dump', callback = dump, flags = { 'no-writes' } }

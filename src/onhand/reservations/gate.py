@@ -1,0 +1,281 @@
+"""Typed calls of the gate's functions (gate.lua). Many locations and entries go into one script call.
+
+Raises `Unreachable` where the outcome is unknown; `Untrusted` data is an answer, not an error: the caller rebuilds it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+from uuid import UUID
+
+from redis.exceptions import ResponseError
+
+from onhand.redis import Command, GateConnections, Unreachable
+
+LIBRARY = files(__package__).joinpath("gate.lua").read_text()
+DUE_PAGE = 100
+"""Claims past their hint that are read from one location at once."""
+
+Lines = Sequence[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Take:
+    """One claim to be made at one location. `lines` are (sku, quantity, channel threshold), a sku once."""
+
+    location_id: str
+    claim_id: UUID
+    due_ms: int
+    lines: Sequence[tuple[str, int, int]]
+    is_fact: bool = False
+    is_online: bool = False
+    frees: UUID | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The claim is held, in data of this epoch; `overdrawn` is what a fact took below zero, by sku."""
+
+    epoch: int
+    overdrawn: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Nothing was taken: what each short sku could promise."""
+
+    epoch: int
+    available: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Untrusted:
+    """The location's data is absent, or was not loaded into this run of the server."""
+
+
+@dataclass(frozen=True)
+class NoClaim:
+    """The claim whose units should count as free is not held."""
+
+
+TakeResult = Taken | Refused | Untrusted | NoClaim
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A claim whose row is closed: given back (released, expired) or forgotten (confirmed, consumed)."""
+
+    location_id: str
+    claim_id: UUID
+    give_back: bool
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Increases of one commit at a location: (sku, quantity, new floor or None)."""
+
+    number: int
+    lines: Sequence[tuple[str, int, int | None]]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a location's data is: 0 where it cannot be used."""
+
+    epoch: int
+    delta: int
+
+
+@dataclass(frozen=True)
+class Dump:
+    """Everything the gate holds of a location, at one moment."""
+
+    epoch: int
+    delta: int
+    atp: dict[str, int]
+    floors: dict[str, int]
+    claims: dict[UUID, list[tuple[str, int]]]
+
+
+@dataclass(frozen=True)
+class LoadPart:
+    """A part of a load. `stock` is (sku, ATP before floors, floor); `claims` is (id, due ms, lines)."""
+
+    epoch: int
+    delta: int
+    is_first: bool
+    is_last: bool
+    stock: Sequence[tuple[str, int, int]]
+    claims: Sequence[tuple[UUID, int, Lines]]
+
+
+def _keys(location_id: str) -> tuple[str, str, str, str]:
+    tag = "oh:{" + location_id + "}:"
+    return tag + "stock", tag + "floors", tag + "claims", tag + "due"
+
+
+def _call(function: str, run_id: str, location_ids: Sequence[str], argument: Any, *, read: bool = False) -> Command:
+    keys = [key for location_id in location_ids for key in _keys(location_id)]
+    packed = json.dumps(argument, separators=(",", ":"))
+    return ["FCALL_RO" if read else "FCALL", f"onhand_1_{function}", len(keys), *keys, run_id, packed]
+
+
+def _checked(reply: Any) -> Any:
+    if isinstance(reply, ResponseError):
+        raise Unreachable(str(reply)) from reply
+    return reply
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
+    return {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+class Gate:
+    """One gate: a Redis or Valkey server with the function library."""
+
+    def __init__(self, connections: GateConnections) -> None:
+        self.connections = connections
+
+    async def _one(self, function: str, location_ids: Sequence[str], argument: Any, *, read: bool = False) -> Any:
+        (reply,) = await self.connections.pipeline(
+            lambda run_id: [_call(function, run_id, location_ids, argument, read=read)]
+        )
+        return _checked(reply)
+
+    async def take(self, takes: Sequence[Take]) -> list[TakeResult]:
+        """Makes claims, each whole or not at all."""
+        place: dict[str, int] = {}
+        entries: list[dict[str, Any]] = []
+        for t in takes:
+            entry: dict[str, Any] = {
+                "location": place.setdefault(t.location_id, len(place) + 1),
+                "claim": str(t.claim_id),
+                "due": t.due_ms,
+                "is_fact": t.is_fact,
+                "is_online": t.is_online,
+                "lines": t.lines,
+            }
+            if t.frees is not None:
+                entry["frees"] = str(t.frees)
+            entries.append(entry)
+        return [_take_result(r) for r in json.loads(await self._one("take", list(place), entries))]
+
+    async def drop(self, drops: Sequence[Drop]) -> list[int]:
+        """Ends claims. Returns the epoch of each one's location, 0 where its data cannot be used."""
+        place: dict[str, int] = {}
+        entries = [
+            {
+                "location": place.setdefault(d.location_id, len(place) + 1),
+                "claim": str(d.claim_id),
+                "give_back": d.give_back,
+            }
+            for d in drops
+        ]
+        epochs: list[int] = json.loads(await self._one("drop", list(place), entries))
+        return epochs
+
+    async def apply(self, deltas: Sequence[tuple[str, Sequence[Delta]]]) -> list[Header]:
+        """Applies increases in order, once. Returns for each location what it has now."""
+        entries = [
+            {"location": n, "deltas": [[d.number, d.lines] for d in of_location]}
+            for n, (_, of_location) in enumerate(deltas, 1)
+        ]
+        rows = json.loads(await self._one("apply", [location_id for location_id, _ in deltas], entries))
+        return [Header(epoch, number) for epoch, number in rows]
+
+    async def read(self, wanted: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[int, list[tuple[int, int]]] | None]:
+        """For each (location, skus) the epoch and each sku's (ATP before floors, floor); None where it cannot be used."""
+        place: dict[str, int] = {}
+        entries = [{"location": place.setdefault(loc, len(place) + 1), "skus": skus} for loc, skus in wanted]
+        rows = await self._one("read", list(place), entries, read=True)
+        return [None if row[0] is None else (row[0], list(zip(row[1::2], row[2::2], strict=True))) for row in rows]
+
+    async def load(self, location_id: str, parts: Sequence[LoadPart], run_id: str) -> bool:
+        """Loads a location into the run that `run_id` names. False if a younger load, or another run, was met."""
+        is_run = True
+
+        def build(actual: str) -> list[Command]:
+            nonlocal is_run
+            is_run = actual == run_id
+            if not is_run:
+                return [("PING",)]
+            return [_call("load", actual, [location_id], _part(p)) for p in parts]
+
+        replies = [_checked(r) for r in await self.connections.pipeline(build)]
+        return is_run and all(r == 1 for r in replies)
+
+    async def run_id(self) -> str:
+        """The run id of the server that answers now."""
+        seen: list[str] = []
+
+        def build(actual: str) -> list[Command]:
+            seen.append(actual)
+            return [("PING",)]
+
+        _checked((await self.connections.pipeline(build))[0])
+        return seen[0]
+
+    async def patrol(self, location_ids: Sequence[str], now_ms: int) -> list[tuple[Header, list[UUID]]]:
+        """For each location its header and claims whose hint has passed, at most DUE_PAGE each."""
+        run_seen = ""
+
+        def build(run_id: str) -> list[Command]:
+            nonlocal run_seen
+            run_seen = run_id
+            commands: list[Command] = []
+            for location_id in location_ids:
+                stock, _, _, due = _keys(location_id)
+                commands.append(("HMGET", stock, "#run", "#epoch", "#delta"))
+                commands.append(("ZRANGEBYSCORE", due, "-inf", now_ms, "LIMIT", 0, DUE_PAGE))
+            return commands
+
+        replies = [_checked(r) for r in await self.connections.pipeline(build)]
+        result: list[tuple[Header, list[UUID]]] = []
+        for (run, epoch, delta), due in zip(replies[::2], replies[1::2], strict=True):
+            is_usable = run is not None and run.decode() == run_seen and epoch is not None
+            header = Header(int(epoch), int(delta or 0)) if is_usable else Header(0, 0)
+            result.append((header, [UUID(c.decode()) for c in due] if is_usable else []))
+        return result
+
+    async def remind(self, hints: Sequence[tuple[str, UUID, int]]) -> None:
+        """Sets when the sweeper is to look at claims again: (location, claim, milliseconds)."""
+        await self.connections.pipeline(
+            lambda _: [("ZADD", _keys(loc)[3], "XX", due_ms, str(claim_id)) for loc, claim_id, due_ms in hints]
+        )
+
+    async def dump(self, location_id: str) -> Dump | None:
+        """Everything of a location, or None where its data cannot be used."""
+        reply = await self._one("dump", [location_id], None, read=True)
+        if reply[0] is None:
+            return None
+        stock, floors, claims = _pairs(reply[1]), _pairs(reply[2]), _pairs(reply[3])
+        return Dump(
+            epoch=reply[0],
+            delta=int(stock.get("#delta", b"0")),
+            atp={sku: int(value) for sku, value in stock.items() if not sku.startswith("#")},
+            floors={sku: int(value) for sku, value in floors.items()},
+            claims={UUID(c): [(s, int(q)) for s, q in json.loads(lines)] for c, lines in claims.items()},
+        )
+
+
+def _take_result(value: dict[str, Any]) -> TakeResult:
+    if "refused" in value:
+        return Refused(value["epoch"], {sku: int(n) for sku, n in value["refused"]})
+    if "epoch" in value:
+        return Taken(value["epoch"], {sku: int(n) for sku, n in value.get("overdrawn", ())})
+    return NoClaim() if "no_claim" in value else Untrusted()
+
+
+def _part(part: LoadPart) -> dict[str, Any]:
+    return {
+        "epoch": part.epoch,
+        "delta": part.delta,
+        "is_first": part.is_first,
+        "is_last": part.is_last,
+        "stock": part.stock,
+        "claims": [[str(claim_id), due_ms, lines] for claim_id, due_ms, lines in part.claims],
+    }
