@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,6 +24,8 @@ import redis
 
 from onhand.dev.postgres import EmbeddedPostgres, has_tls
 from onhand.dev.valkey import EmbeddedValkey
+from onhand.ledger.transaction import Ledger, Settlement
+from onhand.postgres import Database
 
 # No test asserts a duration, those of Hypothesis neither.
 hypothesis.settings.register_profile("onhand", deadline=None, print_blob=True)
@@ -83,6 +85,20 @@ def database_dsn(postgres_dsn_of: Callable[[str], str], template_database: str) 
     """A new database at the newest revision, for this test alone."""
     with _database(postgres_dsn_of, template=template_database) as dsn:
         yield dsn
+
+
+@pytest.fixture
+async def gateless_ledger(database_dsn: str) -> AsyncIterator[Ledger]:
+    """A ledger of this test's own, for what concerns no gate: whatever raised a location's stock would fail."""
+
+    async def settle(settlements: Sequence[Settlement]) -> None:
+        raise AssertionError(f"the gate would have to hear of {settlements}")
+
+    database = await Database.open(database_dsn, pool_size=8)
+    try:
+        yield Ledger(database, settle)
+    finally:
+        await database.close()
 
 
 @pytest.fixture(scope="session")
