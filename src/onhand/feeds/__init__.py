@@ -1,0 +1,1 @@
+"""What comes in from outside: a real grocer's year of baskets, or a retailer's own files, written into the ledger."""
