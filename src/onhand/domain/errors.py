@@ -515,7 +515,7 @@ class ReservationShort(InsufficientStock):
 
 
 @dataclass(eq=False)
-class ReservationNotYours(Refusal):
+class ReservationOfAnotherCustomer(Refusal):
     """A reservation was made for another customer."""
 
     reservation_id: str

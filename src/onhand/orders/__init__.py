@@ -1,0 +1,31 @@
+"""Orders, from placing to hand-over; sales at the till; returns anywhere."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from onhand.ledger.transaction import Ledger
+from onhand.orders import cancel, fulfil, place, queries, returns, sell
+from onhand.reservations.decrease import Decreases
+
+
+class Orders:
+    """OrderService: a handler for each rpc, of its name."""
+
+    def __init__(self, ledger: Ledger, decreases: Decreases) -> None:
+        self.place_order = partial(place.place_order, ledger)
+        self.sell = partial(sell.sell, ledger, decreases)
+        self.get_order = partial(queries.get_order, ledger)
+        self.list_orders = partial(queries.list_orders, ledger)
+        self.cancel_order_lines = partial(cancel.cancel_order_lines, ledger)
+        self.accept_fulfillment_order = partial(fulfil.accept_fulfillment_order, ledger)
+        self.pick_fulfillment_order = partial(fulfil.pick_fulfillment_order, ledger)
+        self.mark_ready_for_pickup = partial(fulfil.mark_ready_for_pickup, ledger)
+        self.hand_over_fulfillment_order = partial(fulfil.hand_over_fulfillment_order, ledger)
+        self.reset_pickup_code = partial(fulfil.reset_pickup_code, ledger)
+        self.ship_fulfillment_order = partial(fulfil.ship_fulfillment_order, ledger)
+        self.deliver_fulfillment_order = partial(fulfil.deliver_fulfillment_order, ledger)
+        self.list_fulfillment_orders = partial(queries.list_fulfillment_orders, ledger)
+        self.create_return = partial(returns.create_return, ledger)
+        self.get_return = partial(queries.get_return, ledger)
+        self.list_returns = partial(queries.list_returns, ledger)

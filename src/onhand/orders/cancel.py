@@ -1,0 +1,132 @@
+"""CancelOrderLines: units that nobody handed over or shipped yet are free again, and what they cost is given back."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from onhand.caller import Caller
+from onhand.domain import order as rules
+from onhand.domain import returns
+from onhand.domain.errors import OrderNotFound, invalid
+from onhand.domain.order import Cancellation, FulfillmentPart, FulfillmentState, Step
+from onhand.domain.stock import Bucket, Movement
+from onhand.ids import parse_id
+from onhand.ledger.transaction import Ledger, Transaction
+from onhand.orders import store
+from onhand.orders.fulfil import settle
+from onhand.orders.queries import read_order
+from onhand.orders.store import Fulfillment, LockedOrder
+from onhand.v1 import order_pb2 as pb
+from onhand.wire import money_to_wire
+
+
+async def cancel_order_lines(
+    ledger: Ledger, request: pb.CancelOrderLinesRequest, caller: Caller
+) -> pb.CancelOrderLinesResponse:
+    """OrderService.CancelOrderLines."""
+    order_id = parse_id("order_id", request.order_id)
+    wanted = {line.line_number: line.quantity for line in request.lines}
+    if len(wanted) < len(request.lines):
+        raise invalid("lines", "must name each line_number once")
+
+    async def work(tx: Transaction) -> pb.CancelOrderLinesResponse:
+        return await _cancel(tx, order_id, wanted, caller)
+
+    return await ledger.mutate(request, pb.CancelOrderLinesResponse, work)
+
+
+async def _cancel(
+    tx: Transaction, order_id: UUID, wanted: dict[int, int], caller: Caller
+) -> pb.CancelOrderLinesResponse:
+    order = await store.lock_order(tx.connection, order_id)
+    if order is None:
+        raise OrderNotFound(str(order_id))
+    fulfillments = {str(f.fulfillment_order_id): f for f in await store.fulfillments(tx.connection, order_id)}
+    parts = [
+        FulfillmentPart(
+            str(p.fulfillment_order_id),
+            fulfillments[str(p.fulfillment_order_id)].state,
+            p.line_number,
+            p.sku,
+            p.quantity,
+        )
+        for p in await store.parts(tx.connection, order_id)
+    ]
+    plan = rules.plan_cancellation(str(order_id), parts, wanted.items())
+
+    lines = await store.lines(tx.connection, order_id)
+    refunds = {
+        number: returns.refund(
+            total_minor=lines[number].total_minor,
+            quantity=lines[number].quantity,
+            given_back=lines[number].cancelled_quantity + lines[number].returned_quantity,
+            now=quantity,
+        )
+        for number, quantity in wanted.items()
+    }
+    await store.add_cancelled(tx.connection, order_id, [(n, q, refunds[n]) for n, q in sorted(wanted.items())])
+    await store.cancel_parts(tx.connection, [(UUID(c.fulfillment_order_id), c.line_number, c.quantity) for c in plan])
+    await settle(tx, order, list(fulfillments.values()), _emptied(parts, plan, fulfillments), caller)
+    refund_minor = sum(refunds.values())
+    tx.emit(
+        "onhand.order.lines_cancelled.v1",
+        order.document,
+        {
+            "order_id": str(order_id),
+            "order_number": order.order_number,
+            "customer_id": order.customer_id,
+            "lines": [
+                {"line_number": n, "sku": lines[n].sku, "quantity": q, "refund_minor": refunds[n]}
+                for n, q in sorted(wanted.items())
+            ],
+            "refund_minor": refund_minor,
+            "currency": order.currency,
+            "actor": caller.actor,
+        },
+    )
+    cancelled = await read_order(tx.connection, order_id)
+    await _free(tx, order, plan, fulfillments, caller)
+    return pb.CancelOrderLinesResponse(order=cancelled, refund=money_to_wire(refund_minor, order.currency))
+
+
+def _emptied(
+    parts: list[FulfillmentPart], plan: list[Cancellation], fulfillments: dict[str, Fulfillment]
+) -> dict[UUID, FulfillmentState]:
+    """The states of fulfillment orders that have nothing left to bring."""
+    left: dict[str, int] = {}
+    for part in parts:
+        left[part.fulfillment_order_id] = left.get(part.fulfillment_order_id, 0) + part.quantity
+    for cancellation in plan:
+        left[cancellation.fulfillment_order_id] -= cancellation.quantity
+    return {
+        fulfillments[name].fulfillment_order_id: rules.after(
+            fulfillments[name].kind, fulfillments[name].state, Step.CANCEL, name
+        )
+        for name in {cancellation.fulfillment_order_id for cancellation in plan}
+        if left[name] == 0
+    }
+
+
+async def _free(
+    tx: Transaction,
+    order: LockedOrder,
+    plan: list[Cancellation],
+    fulfillments: dict[str, Fulfillment],
+    caller: Caller,
+) -> None:
+    movements = [
+        Movement(
+            fulfillments[cancellation.fulfillment_order_id].location_id,
+            cancellation.sku,
+            cancellation.quantity,
+            Bucket.ALLOCATED,
+            Bucket.AVAILABLE,
+            "ORDER_CANCELLED",
+            order.document,
+            order.channel,
+            caller.actor,
+        )
+        for cancellation in plan
+    ]
+    await tx.lock_levels((m.location_id, m.sku) for m in movements)
+    await tx.post(movements)

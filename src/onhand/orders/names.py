@@ -1,0 +1,49 @@
+"""Between the enums of the protos and those of the domain, which have the same names."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, TypeVar
+
+from onhand.domain.errors import invalid
+from onhand.domain.order import FulfillmentKind, FulfillmentState, OrderState
+from onhand.domain.stock import Bucket
+from onhand.v1 import order_pb2 as pb
+
+Named = TypeVar("Named", bound=Enum)
+
+
+def fulfillment_kind(field: str, value: int) -> FulfillmentKind:
+    """Raises `InvalidRequest` for UNSPECIFIED and for numbers that are none; so do the others."""
+    return _named(pb.FulfillmentKind, "FULFILLMENT_KIND_", FulfillmentKind, field, value)
+
+
+def fulfillment_state(field: str, value: int) -> FulfillmentState:
+    """The domain's state."""
+    return _named(pb.FulfillmentState, "FULFILLMENT_STATE_", FulfillmentState, field, value)
+
+
+def order_state(field: str, value: int) -> OrderState:
+    """The domain's state."""
+    return _named(pb.OrderState, "ORDER_STATE_", OrderState, field, value)
+
+
+def tender_kind(field: str, value: int) -> str:
+    """A kind of tender, as stored."""
+    return _name(pb.TenderKind, "TENDER_KIND_", field, value)
+
+
+def disposition(field: str, value: int) -> Bucket:
+    """The bucket that a returned unit goes to."""
+    return Bucket(_name(pb.Disposition, "DISPOSITION_", field, value).lower())
+
+
+def _named(wire: Any, prefix: str, domain: type[Named], field: str, value: int) -> Named:
+    return domain(_name(wire, prefix, field, value))
+
+
+def _name(wire: Any, prefix: str, field: str, value: int) -> str:
+    names: dict[int, str] = {number: name for name, number in wire.items() if number}
+    if value not in names:
+        raise invalid(field, "must be one of " + ", ".join(names.values()))
+    return names[value].removeprefix(prefix)

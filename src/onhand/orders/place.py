@@ -1,0 +1,244 @@
+"""PlaceOrder: a reservation becomes an order, in one ledger transaction.
+
+The payment saga will stand around `_place`: store the order PENDING and extend its reservation; authorize outside any
+transaction, with the order id as idempotency key; then this transaction. Until then the caller hands in what it authorized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from google.protobuf.json_format import MessageToDict
+
+from onhand import carts, catalog
+from onhand.caller import Caller
+from onhand.domain import money
+from onhand.domain.cart import CartLine
+from onhand.domain.errors import (
+    CartChanged,
+    CartOfAnotherCustomer,
+    CurrencyMismatch,
+    FulfillmentChoiceMismatch,
+    FulfillmentNotOffered,
+    PriceNotFound,
+    ReservationOfAnotherCustomer,
+    ReservationShort,
+    Short,
+    TotalChanged,
+    invalid,
+)
+from onhand.domain.order import INITIAL, FulfillmentKind, OrderState
+from onhand.domain.stock import Bucket, Movement, sum_lines
+from onhand.ids import new_id, parse_id
+from onhand.ledger.transaction import ConfirmedClaim, Ledger, Transaction
+from onhand.orders import codes, names, payments, store
+from onhand.orders.queries import read_order
+from onhand.orders.store import NewFulfillment, NewLine, NewOrder
+from onhand.v1 import order_pb2 as pb
+from onhand.wire import money_from_wire
+
+
+async def place_order(ledger: Ledger, request: pb.PlaceOrderRequest, caller: Caller) -> pb.PlaceOrderResponse:
+    """OrderService.PlaceOrder."""
+    reservation_id = parse_id("reservation_id", request.reservation_id)
+    cart_id = parse_id("cart_id", request.cart_id) if request.cart_id else None
+    choices = _choices(request)
+    if cart_id is None and not request.currency_code:
+        raise invalid("currency_code", "must be given where there is no cart")
+    if request.currency_code:
+        money.exponent(request.currency_code)
+
+    async def work(tx: Transaction) -> pb.PlaceOrderResponse:
+        return await _place(tx, request, caller, reservation_id, cart_id, choices)
+
+    return await ledger.mutate(request, pb.PlaceOrderResponse, work)
+
+
+async def _place(
+    tx: Transaction,
+    request: pb.PlaceOrderRequest,
+    caller: Caller,
+    reservation_id: UUID,
+    cart_id: UUID | None,
+    choices: dict[str, FulfillmentKind],
+) -> pb.PlaceOrderResponse:
+    order_id = new_id()
+    claims = await tx.confirm_reservation(reservation_id, order_id)
+    _check_choices(reservation_id, claims, choices)
+    reserved = dict(sum_lines(line for claim in claims for line in claim.lines))
+    customer_id = request.customer_id or claims[0].customer_id
+    if claims[0].customer_id not in ("", customer_id):
+        raise ReservationOfAnotherCustomer(str(reservation_id))
+
+    if cart_id is None:
+        currency = request.currency_code
+        priced = await _priced(tx, currency, reserved)
+    else:
+        cart = await carts.read_cart_for_order(tx.connection, cart_id)
+        customer_id = customer_id or cart.customer_id
+        if cart.customer_id not in ("", customer_id):
+            raise CartOfAnotherCustomer(str(cart_id))
+        if request.currency_code not in ("", cart.currency):
+            raise CurrencyMismatch(cart.currency, request.currency_code)
+        _check_cart(cart, reserved)
+        currency, priced = cart.currency, list(cart.lines)
+    lines = [_line(number, line, currency) for number, line in enumerate(priced, start=1)]
+    total_minor = money.checked(sum(line.total_minor for line in lines))
+    _check_total(request, total_minor, currency)
+    tenders = payments.tenders(request.tenders, currency, total_minor)
+
+    if refused := await store.not_offered(tx.connection, choices.items()):
+        raise FulfillmentNotOffered(*refused)
+    number_of = {line.sku: line.line_number for line in lines}
+    pickup_codes: list[pb.PickupCode] = []
+    order = NewOrder(
+        order_id=order_id,
+        order_number=codes.new_order_number(),
+        customer_id=customer_id,
+        channel=claims[0].channel,
+        currency=currency,
+        state=OrderState.OPEN,
+        lines=lines,
+        fulfillments=[_fulfillment(claim, choices[claim.location_id], number_of, pickup_codes) for claim in claims],
+        tenders=tenders,
+        actor=caller.actor,
+        cart_id=cart_id,
+        reservation_id=reservation_id,
+        ship_to=MessageToDict(request.ship_to, preserving_proto_field_name=True)
+        if request.HasField("ship_to")
+        else None,
+    )
+    await store.insert_order(tx.connection, order)
+    if cart_id is not None:
+        await carts.mark_ordered(tx.connection, cart_id, order_id)
+    _emit(tx, order)
+    placed = await read_order(tx.connection, order_id)
+    # Last, for the levels of a hot sku are locked from here to the commit.
+    await _allocate(tx, claims, f"order/{order_id}", caller)
+    return pb.PlaceOrderResponse(order=placed, pickup_codes=pickup_codes)
+
+
+def _choices(request: pb.PlaceOrderRequest) -> dict[str, FulfillmentKind]:
+    choices: dict[str, FulfillmentKind] = {}
+    for index, choice in enumerate(request.fulfillments):
+        kind = names.fulfillment_kind(f"fulfillments[{index}].kind", choice.kind)
+        if kind is FulfillmentKind.CARRY_OUT:
+            raise invalid(f"fulfillments[{index}].kind", "must be PICKUP or SHIP; Sell records what is carried out")
+        if choice.location_id in choices:
+            raise invalid(f"fulfillments[{index}].location_id", f"{choice.location_id} is given twice")
+        choices[choice.location_id] = kind
+    if FulfillmentKind.SHIP in choices.values() and not request.HasField("ship_to"):
+        raise invalid("ship_to", "must be given where anything is shipped")
+    return choices
+
+
+def _check_choices(reservation_id: UUID, claims: Sequence[ConfirmedClaim], choices: dict[str, FulfillmentKind]) -> None:
+    reserved = sorted(claim.location_id for claim in claims)
+    if reserved != sorted(choices):
+        raise FulfillmentChoiceMismatch(str(reservation_id), ", ".join(reserved), ", ".join(sorted(choices)))
+
+
+def _check_cart(cart: carts.CartForOrder, reserved: dict[str, int]) -> None:
+    in_cart = {line.sku: line.quantity for line in cart.lines}
+    for sku in sorted(in_cart.keys() | reserved.keys()):
+        if in_cart.get(sku, 0) != reserved.get(sku, 0):
+            raise CartChanged(str(cart.cart_id), sku, in_cart.get(sku, 0), reserved.get(sku, 0))
+
+
+def _check_total(request: pb.PlaceOrderRequest, total_minor: int, currency: str) -> None:
+    if not request.HasField("expected_total"):
+        return
+    expected_minor, expected_currency = money_from_wire("expected_total", request.expected_total)
+    if expected_currency != currency:
+        raise CurrencyMismatch(currency, expected_currency)
+    if expected_minor != total_minor:
+        raise TotalChanged(expected_minor, total_minor, currency)
+
+
+async def _priced(tx: Transaction, currency: str, reserved: dict[str, int]) -> list[CartLine]:
+    prices = await catalog.read_prices(tx.connection, currency, reserved)
+    return [CartLine(sku, quantity, prices.get(sku)) for sku, quantity in reserved.items()]
+
+
+def _line(number: int, line: CartLine, currency: str) -> NewLine:
+    if line.price is None or line.total_minor is None:
+        raise PriceNotFound(line.sku, currency)
+    return NewLine(
+        number, line.sku, line.quantity, line.price.amount_minor, line.price.price_quantity, line.total_minor
+    )
+
+
+async def _allocate(tx: Transaction, claims: Sequence[ConfirmedClaim], document: str, caller: Caller) -> None:
+    """Promises the claimed units. Goods in a customer's hand may have gone first: then nothing is ordered."""
+    units = [(claim, sku, quantity) for claim in claims for sku, quantity in claim.lines]
+    levels = await tx.lock_levels((claim.location_id, sku) for claim, sku, _ in units)
+    shorts = tuple(
+        Short(claim.location_id, sku, quantity, levels[claim.location_id, sku].available)
+        for claim, sku, quantity in units
+        if levels[claim.location_id, sku].available < quantity
+    )
+    if shorts:
+        raise ReservationShort(shorts)
+    await tx.post(
+        [
+            Movement(
+                claim.location_id,
+                sku,
+                quantity,
+                Bucket.AVAILABLE,
+                Bucket.ALLOCATED,
+                "ORDER_PLACED",
+                document,
+                claim.channel,
+                caller.actor,
+            )
+            for claim, sku, quantity in units
+        ]
+    )
+
+
+def _fulfillment(
+    claim: ConfirmedClaim, kind: FulfillmentKind, number_of: dict[str, int], pickup_codes: list[pb.PickupCode]
+) -> NewFulfillment:
+    """The work for one location; a pickup's code is added to the list, and only its hash is kept."""
+    fulfillment_order_id, salt, code_hash = new_id(), None, None
+    if kind is FulfillmentKind.PICKUP:
+        code = codes.new_pickup_code()
+        salt, code_hash = codes.salted(code)
+        pickup_codes.append(
+            pb.PickupCode(
+                fulfillment_order_id=str(fulfillment_order_id), location_id=claim.location_id, pickup_code=code
+            )
+        )
+    parts = [(number_of[sku], sku, quantity) for sku, quantity in claim.lines]
+    return NewFulfillment(fulfillment_order_id, claim.location_id, kind, INITIAL[kind], parts, salt, code_hash)
+
+
+def _emit(tx: Transaction, order: NewOrder) -> None:
+    tx.emit(
+        "onhand.order.placed.v1",
+        f"order/{order.order_id}",
+        {
+            "order_id": str(order.order_id),
+            "order_number": order.order_number,
+            "customer_id": order.customer_id,
+            "channel": order.channel,
+            "currency": order.currency,
+            "total_minor": order.total_minor,
+            "lines": [{"line_number": n.line_number, "sku": n.sku, "quantity": n.quantity} for n in order.lines],
+            "actor": order.actor,
+        },
+    )
+    for fulfillment in order.fulfillments:
+        tx.emit(
+            "onhand.fulfillment_order.requested.v1",
+            f"fulfillment_order/{fulfillment.fulfillment_order_id}",
+            {
+                "fulfillment_order_id": str(fulfillment.fulfillment_order_id),
+                "order_id": str(order.order_id),
+                "kind": fulfillment.kind.value,
+                "lines": [{"line_number": n, "sku": sku, "quantity": q} for n, sku, q in fulfillment.parts],
+            },
+            fulfillment.location_id,
+        )
