@@ -81,7 +81,7 @@ def test_a_file_may_be_absent_and_may_begin_with_a_byte_order_mark(tmp_path: Pat
         ("products", f"sku,name\na,{'A' * 257}\n", "products.csv:2: name"),
         ("products", 'sku,name\na,"A\n1"\n', "products.csv:2: name 'A\\n1' has characters that cannot be printed"),
         ("products", 'sku,name\na,"A\n', "products.csv:2: is not CSV"),
-        ("barcodes", "gtin,sku\n4006381333932,a\n", "barcodes.csv:2: gtin '4006381333932' has the check digit 2"),
+        ("barcodes", "gtin,sku\n4006381333932,a\n", "barcodes.csv:2: gtin '4006381333932' is not a GTIN"),
         ("barcodes", "gtin,sku\n123,a\n", "barcodes.csv:2: gtin '123'"),
         ("barcodes", "gtin,sku\n4006381333931,a\n04006381333931,b\n", "barcodes.csv:3: gtin 04006381333931"),
         ("prices", "sku,currency,amount\na,EUR,1.299\n", "prices.csv:2: amount 1.299 has a fraction"),

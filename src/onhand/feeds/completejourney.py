@@ -47,11 +47,12 @@ _LINE_COLUMNS = [
 
 
 class BasketLine(NamedTuple):
-    """What one basket took of one sku, in its base unit."""
+    """What one basket took of one sku, in its base unit, and what the till charged for it after all discounts."""
 
     sku: str
     gtin: str
     quantity: int
+    paid_minor: int
     is_fuel: bool
 
 
@@ -111,8 +112,7 @@ def read_feed(weeks: Weeks, progress: Progress = no_progress) -> Feed:
 
 def read_baskets(weeks: Weeks) -> Baskets:
     """The real baskets of the weeks in time order, by the same rules as the import. Raises `FeedError`."""
-    columns = ["household_id", "store_id", "basket_id", "product_id", "quantity", "week", "transaction_timestamp"]
-    lines = classify_lines(_read("transactions", columns, weeks), classify_products(_read("products")))
+    lines = classify_lines(_read("transactions", _LINE_COLUMNS, weeks), classify_products(_read("products")))
     return group_baskets(lines)
 
 
@@ -205,19 +205,20 @@ def group_baskets(lines: Any) -> Baskets:
     """Baskets in time order from lines that were judged."""
     goods = lines[lines.cause == ""].sort_values(["transaction_timestamp", "basket_id", "product_id"])
     seconds = goods.transaction_timestamp.astype("datetime64[s]").astype("int64")
+    cents = (goods.sales_value * 100).round().astype("int64")
     baskets: list[Basket] = []
     open_lines: list[BasketLine] = []
     current = -1
-    for basket, store, household, second, product, units, is_fuel in zip(
+    for basket, store, household, second, product, units, paid, is_fuel in zip(
         goods.basket_id.tolist(), goods.store_id.tolist(), goods.household_id.tolist(), seconds.tolist(),
-        goods.product_id.tolist(), goods.units.tolist(), goods.is_fuel.tolist(), strict=True,
+        goods.product_id.tolist(), goods.units.tolist(), cents.tolist(), goods.is_fuel.tolist(), strict=True,
     ):  # fmt: skip
         if basket != current:
             if baskets:
                 baskets[-1] = baskets[-1]._replace(lines=tuple(open_lines))
             baskets.append(Basket(str(basket), derived.store_id(store), f"household-{household}", second, ()))
             open_lines, current = [], basket
-        open_lines.append(BasketLine(str(product), derived.gtin(product), units, is_fuel))
+        open_lines.append(BasketLine(str(product), derived.gtin(product), units, paid, is_fuel))
     if baskets:
         baskets[-1] = baskets[-1]._replace(lines=tuple(open_lines))
     read = int(lines.basket_id.nunique())

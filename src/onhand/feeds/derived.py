@@ -9,6 +9,7 @@ import hashlib
 import math
 from typing import NamedTuple
 
+from onhand.domain.barcode import check_digit
 from onhand.feeds.records import GroupRow, LocationRow, OpeningHours
 
 # How far from the middle of its metropolitan area a store is put at most.
@@ -120,10 +121,4 @@ def gtin(product_id: int) -> str:
     digits = f"020{product_id:010d}"
     if len(digits) != 13:
         raise ValueError(f"product {product_id} does not fit a GTIN-13")
-    return digits + check_digit(digits)
-
-
-def check_digit(digits: str) -> str:
-    """The last digit of a GTIN, from the others: weights 3, 1, 3, ... from the right (GS1 General Specifications, 7.9)."""
-    total = sum(int(digit) * (3 if place % 2 == 0 else 1) for place, digit in enumerate(reversed(digits)))
-    return str(-total % 10)
+    return f"{digits}{check_digit(digits)}"

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from onhand.domain import money
+from onhand.domain import barcode, money
 from onhand.domain.errors import Refusal
-from onhand.feeds.derived import check_digit
 from onhand.feeds.records import (
     BarcodeRow,
     Feed,
@@ -39,7 +38,7 @@ _PROGRESS_ROWS = 10_000
 _LOCATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SKU = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _DAYS = ("Mo", "Tu", "We", "Th", "Fr", "Sa", "Su")
-_HOURS = re.compile(r"(Mo|Tu|We|Th|Fr|Sa|Su)(?:-(Mo|Tu|We|Th|Fr|Sa|Su))? (\d\d):(\d\d)-(\d\d):(\d\d)")
+_HOURS = re.compile(r"(Mo|Tu|We|Th|Fr|Sa|Su)(?:-(Mo|Tu|We|Th|Fr|Sa|Su))? ([0-9]{2}):([0-9]{2})-([0-9]{2}):([0-9]{2})")
 _KINDS = ("STORE", "WAREHOUSE", "VIRTUAL")
 _BASE_UNITS = ("EACH", "GRAM", "MILLILITER")
 
@@ -94,7 +93,7 @@ def _one_of(*values: str) -> Callable[[str], str]:
 
 def _number(low: float, high: float) -> Callable[[str], float]:
     def parse(value: str) -> float:
-        if re.fullmatch(r"[+-]?\d+(\.\d+)?", value) is None or not low <= float(value) <= high:
+        if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", value) is None or not low <= float(value) <= high:
             raise _Bad(f"is not a number from {low:g} to {high:g}")
         return float(value)
 
@@ -103,7 +102,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(value: str) -> int:
-        if re.fullmatch(r"\d{1,18}", value) is None or not low <= int(value) <= high:
+        if re.fullmatch(r"[0-9]{1,18}", value) is None or not low <= int(value) <= high:
             raise _Bad(f"is not a whole number from {low:,} to {high:,}")
         return int(value)
 
@@ -142,12 +141,10 @@ def _group_ids(value: str) -> tuple[str, ...]:
 
 
 def _gtin(value: str) -> str:
-    if re.fullmatch(r"\d{8}|\d{12,14}", value) is None:
-        raise _Bad("is not a GTIN of 8, 12, 13 or 14 digits")
-    if check_digit(value[:-1]) != value[-1]:
-        raise _Bad(f"has the check digit {value[-1]}, its other digits ask for {check_digit(value[:-1])}")
-    # Leading zeros make no difference; the ledger has all 14.
-    return value.zfill(14)
+    try:
+        return barcode.normalize(value)
+    except Refusal as error:
+        raise _Bad("is not a GTIN of 8, 12, 13 or 14 digits with their check digit") from error
 
 
 def _currency(value: str) -> str:
@@ -163,7 +160,7 @@ def _amount(value: str) -> Decimal:
         amount = Decimal(value)
     except InvalidOperation:
         amount = Decimal(-1)
-    if re.fullmatch(r"\d+(\.\d+)?", value) is None or amount < 0:
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value) is None or amount < 0:
         raise _Bad("is not an amount of money, as in 2.49")
     return amount
 

@@ -27,7 +27,7 @@ def parse_weeks(text: str | None) -> Weeks:
     """Weeks as people write them; None means all. Raises `FeedError`."""
     if text is None:
         return ALL_WEEKS
-    match = re.fullmatch(r"\s*(\d{1,3})\s*(?:-\s*(\d{1,3})\s*)?", text)
+    match = re.fullmatch(r"\s*([0-9]{1,3})\s*(?:-\s*([0-9]{1,3})\s*)?", text)
     if match is None:
         raise FeedError(f"weeks {text!r} are not understood; write them as 2-4, or as 3")
     first = int(match[1])
