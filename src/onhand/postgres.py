@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 else:
     Connection = PoolConnectionProxy
     Pool = asyncpg.Pool
+
+Isolation = Literal["read_committed", "repeatable_read"]
 
 POOL_SIZE_MAX = 16
 """Connections a process may hold."""
@@ -49,11 +51,9 @@ def to_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-async def _prepare(connection: Connection) -> None:
+async def _prepare(connection: Any) -> None:
     for name in ("json", "jsonb"):
-        await connection.set_type_codec(
-            name, encoder=to_json, decoder=json.loads, schema="pg_catalog"
-        )
+        await connection.set_type_codec(name, encoder=to_json, decoder=json.loads, schema="pg_catalog")
 
 
 async def _keep(_: Any) -> None:
@@ -98,8 +98,9 @@ class Database:
             raise LedgerUnavailable(f"{type(error).__name__}: {error}"[:200]) from error
 
     @asynccontextmanager
-    async def transaction(self, *, isolation: str = "read_committed", readonly: bool = False) -> AsyncIterator[Connection]:
+    async def transaction(
+        self, *, isolation: Isolation = "read_committed", readonly: bool = False
+    ) -> AsyncIterator[Connection]:
         """A connection in a transaction, committed when the block ends without an error."""
-        async with self.connection() as connection:
-            async with connection.transaction(isolation=isolation, readonly=readonly):  # type: ignore[arg-type]
-                yield connection
+        async with self.connection() as connection, connection.transaction(isolation=isolation, readonly=readonly):
+            yield connection

@@ -64,7 +64,7 @@ class GateConnections:
             url,
             protocol=2,
             socket_connect_timeout=CONNECT_SECONDS_MAX,
-            retry=Retry(NoBackoff(), 0),  # type: ignore[no-untyped-call]
+            retry=Retry(NoBackoff(), 0),
             health_check_interval=0,
         )
         self._idle: list[_Bound] = []
@@ -106,7 +106,7 @@ class GateConnections:
             return replies
 
     async def _open(self) -> _Bound:
-        connection = self._factory.make_connection()
+        connection: AbstractConnection = self._factory.make_connection()  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
                 await connection.connect()

@@ -8,7 +8,7 @@ with the answer, so that a repeat after a crash makes sure of it before it answe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -16,7 +16,14 @@ from uuid import UUID
 
 from google.protobuf.message import Message
 
-from onhand.domain.errors import LocationNotFound, Refusal, RequestIdReused, ReservationNotActive, ReservationNotFound, SkuNotFound
+from onhand.domain.errors import (
+    LocationNotFound,
+    Refusal,
+    RequestIdReused,
+    ReservationNotActive,
+    ReservationNotFound,
+    SkuNotFound,
+)
 from onhand.domain.stock import Bucket, Level, Movement, Position, apply_movements
 from onhand.ids import new_id
 from onhand.postgres import RETRY_ERRORS, Connection, Database, to_json
@@ -31,7 +38,8 @@ KEEP_ANSWER = "UPDATE requests SET response = $2, settles = $3 WHERE request_id 
 
 # A process that reads these rows sees the newest committed epoch even where it had to wait for the lock.
 SHARE_EPOCHS = """
-SELECT location_id, epoch FROM location_epochs WHERE location_id = ANY ($1) ORDER BY location_id FOR SHARE"""
+SELECT location_id, epoch FROM location_epochs WHERE location_id = ANY ($1) AND NOT is_closed ORDER BY location_id FOR SHARE"""
+CLOSE_LOCATION = "UPDATE location_epochs SET epoch = epoch + 1, is_closed = true WHERE location_id = $1"
 RAISE_EPOCHS = """
 UPDATE location_epochs e SET epoch = e.epoch + 1
   FROM (SELECT location_id FROM location_epochs WHERE location_id = ANY ($1) ORDER BY location_id FOR UPDATE) locked
@@ -86,6 +94,12 @@ RETURNING location_id, claim_id, lines, channel, customer_id"""
 RELEASE = """
 UPDATE claims SET state = 'released', closed_time = now()
  WHERE reservation_id = $1 AND state = 'active' AND deadline > now() RETURNING location_id, claim_id"""
+REPLACE = """
+INSERT INTO claims (location_id, claim_id, reservation_id, state, channel, customer_id, lines, deadline)
+SELECT c.location_id, c.claim_id, $1, 'active', old.channel, old.customer_id, c.lines::jsonb, old.deadline
+  FROM unnest($3::text[], $4::uuid[], $5::text[]) AS c (location_id, claim_id, lines),
+       (SELECT channel, customer_id, deadline FROM claims WHERE reservation_id = $1 AND claim_id = $2) AS old
+ON CONFLICT DO NOTHING RETURNING claim_id"""
 # The newest row of each location says what became of a reservation: a change closes the older ones.
 WHY_NOT_ACTIVE = """
 SELECT CASE WHEN state = 'active' THEN 'expired' ELSE state END AS state
@@ -110,7 +124,7 @@ class Mutation(Protocol):
 
     request_id: str
 
-    def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...  # noqa: N802
+    def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...
 
 
 Answer = TypeVar("Answer", bound=Message)
@@ -219,13 +233,23 @@ class Transaction:
         """Lets units leave `available` without a claim: the epoch is raised in this commit, so no gate is trusted after."""
         self._bypassed.update(location_ids)
 
+    def covers(self, wanted: Mapping[Position, int]) -> bool:
+        """Whether exactly these units may leave `available` under the claims consumed so far, or by a bypass."""
+        return all(p[0] in self._bypassed or self._uncovered.get(p, 0) == -n for p, n in wanted.items())
+
+    async def close_location(self, location_id: str) -> None:
+        """Waits for the mutations of a location that are under way, and refuses all that follow."""
+        await self.connection.execute(CLOSE_LOCATION, location_id)
+
     async def confirm_reservation(self, reservation_id: UUID, order_id: UUID) -> list[ConfirmedClaim]:
         """Makes an active reservation the order's, everywhere. Raises ReservationNotFound, ReservationNotActive."""
         rows = await self.connection.fetch(CONFIRM, reservation_id, order_id)
         if not rows:
-            await self._refuse_inactive(reservation_id)
+            await self.refuse_inactive(reservation_id)
         confirmed = [
-            ConfirmedClaim(r["location_id"], r["claim_id"], [(s, q) for s, q in r["lines"]], r["channel"], r["customer_id"])
+            ConfirmedClaim(
+                r["location_id"], r["claim_id"], [(s, q) for s, q in r["lines"]], r["channel"], r["customer_id"]
+            )
             for r in rows
         ]
         for c in confirmed:
@@ -237,11 +261,34 @@ class Transaction:
         """Gives an active reservation back, everywhere. Raises ReservationNotFound, ReservationNotActive."""
         rows = await self.connection.fetch(RELEASE, reservation_id)
         if not rows:
-            await self._refuse_inactive(reservation_id)
+            await self.refuse_inactive(reservation_id)
         for row in rows:
             self._settlement(row["location_id"]).give_back.append(row["claim_id"])
 
-    async def _refuse_inactive(self, reservation_id: UUID) -> None:
+    async def replace_claims(self, reservation_id: UUID, old: Mapping[str, UUID], new: Sequence[Claim]) -> None:
+        """Swaps the claims of an active reservation, keeping its id and deadline. Raises ClaimRefused."""
+        epochs = await self._share_epochs({c.location_id for c in new})
+        if any(epochs.get(c.location_id) != c.epoch for c in new):
+            raise ClaimRefused
+        rows = await self.connection.fetch(RELEASE, reservation_id)
+        if {r["location_id"]: r["claim_id"] for r in rows} != old:
+            raise ClaimRefused  # changed, confirmed or expired meanwhile: look again
+        ordered = sorted(new, key=lambda c: (c.location_id, c.claim_id))
+        inserted = await self.connection.fetch(
+            REPLACE,
+            reservation_id,
+            rows[0]["claim_id"],
+            [c.location_id for c in ordered],
+            [c.claim_id for c in ordered],
+            [to_json(c.lines) for c in ordered],
+        )
+        if len(inserted) != len(new):
+            raise ClaimRefused
+        for location_id, claim_id in old.items():
+            self._settlement(location_id).give_back.append(claim_id)
+
+    async def refuse_inactive(self, reservation_id: UUID) -> None:
+        """Says why a reservation is not active. Raises ReservationNotFound, ReservationNotActive."""
         state = await self.connection.fetchval(WHY_NOT_ACTIVE, reservation_id)
         if state is None:
             raise ReservationNotFound(str(reservation_id))
@@ -312,7 +359,7 @@ class Transaction:
         self._increases.setdefault(location_id, []).append((sku, 0, floor))
 
     # -------------------------------------------------------------------------------------------------- the commit
-    def emit(self, type: str, subject: str, data: dict[str, Any], location_id: str | None = None) -> None:  # noqa: A002
+    def emit(self, type: str, subject: str, data: dict[str, Any], location_id: str | None = None) -> None:
         """Records an event (CloudEvents type, subject, data) that is published with this transaction."""
         self._events.append((new_id(), type, subject, location_id, to_json(data)))
 
@@ -324,7 +371,9 @@ class Transaction:
         """Writes what must follow the commit, and returns it."""
         uncovered = {p: q for p, q in self._uncovered.items() if q and p[0] not in self._bypassed}
         if uncovered:
-            raise AssertionError(f"units leave `available` without a claim in the gate, or a claim is left over: {uncovered}")
+            raise AssertionError(
+                f"units leave `available` without a claim in the gate, or a claim is left over: {uncovered}"
+            )
         if self._events:
             await self.connection.execute(EMIT, *(list(column) for column in zip(*self._events, strict=True)))
         if self._bypassed:
@@ -334,11 +383,16 @@ class Transaction:
         waiting = sorted({s.location_id for s in self._settlements.values() if s.give_back} | set(self._increases))
         if waiting:
             # Shared until the commit: no snapshot of a rebuild can lie between this epoch and the increase.
-            for location_id, epoch in (await self._share_epochs(waiting)).items():
-                self._settlement(location_id).epoch = epoch
+            epochs = await self._share_epochs(waiting)
+            for location_id in waiting:
+                if location_id not in epochs:
+                    raise LocationNotFound(location_id)
+                self._settlement(location_id).epoch = epochs[location_id]
         if self._increases:
             items = sorted(self._increases.items())
-            rows = await self.connection.fetch(NUMBER_DELTAS, [i[0] for i in items], [to_json(_merged(i[1])) for i in items])
+            rows = await self.connection.fetch(
+                NUMBER_DELTAS, [i[0] for i in items], [to_json(_merged(i[1])) for i in items]
+            )
             for row in rows:
                 self._settlement(row["location_id"]).number = row["number"]
         return list(self._settlements.values())

@@ -175,7 +175,8 @@ CREATE INDEX shortages_position ON shortages (location_id, sku);
 -- Not tied to the location's own row, and never deleted: an epoch must never be used twice.
 CREATE TABLE location_epochs (
     location_id text PRIMARY KEY,
-    epoch       bigint NOT NULL DEFAULT 1
+    epoch       bigint NOT NULL DEFAULT 1,
+    is_closed   boolean NOT NULL DEFAULT false  -- the location is deleted: no mutation may touch it any more
 ) WITH (fillfactor = 50);
 
 CREATE TABLE location_delta_heads (

@@ -1,0 +1,161 @@
+"""The wiring: what a server process is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from onhand.carts import Carts
+from onhand.catalog import Catalog
+from onhand.clock import LedgerClock
+from onhand.domain.errors import GateUnavailable, LedgerUnavailable
+from onhand.edge.server import Server
+from onhand.inventory import Locations, Promise, Stock, Transfers
+from onhand.ledger.migrate import asyncpg_dsn
+from onhand.ledger.transaction import Ledger, Settlement
+from onhand.orders import Orders
+from onhand.postgres import UNAVAILABLE_ERRORS, Database
+from onhand.redis import GateConnections
+from onhand.reservations.availability import Availability
+from onhand.reservations.claims import Claims
+from onhand.reservations.decrease import Decreases
+from onhand.reservations.gate import LIBRARY, Gate
+from onhand.reservations.journal import Journal
+from onhand.reservations.policy import Policy
+from onhand.reservations.rebuild import Rebuilder
+from onhand.reservations.reconcile import Reconciler
+from onhand.reservations.relay import Relay
+from onhand.reservations.reserve import Reservations
+from onhand.reservations.sweep import Sweeper, repeat
+
+log = logging.getLogger(__name__)
+
+Opened = TypeVar("Opened")
+
+START_ATTEMPTS_MAX = 30
+"""How often a starting server asks for its database and gate."""
+START_PAUSE_SECONDS = 1.0
+"""How long it waits between two attempts."""
+EXPIRE_SECONDS = 0.25
+"""How often reservations past their deadline are looked for: their units are sellable within a second."""
+PATROL_SECONDS = 1.0
+"""How often the next locations are looked at for orphans and increases not relayed."""
+RECONCILE_SECONDS = 1.0
+"""How often the next locations are compared, gate and ledger."""
+CLOCK_SECONDS = 60.0
+"""How often the ledger is asked for its time."""
+
+
+class App:
+    """One server process: handlers, and the loops that close, relay and compare."""
+
+    def __init__(self, database: Database, connections: GateConnections) -> None:
+        self.database = database
+        self.connections = connections
+        self.clock = LedgerClock()
+        self.gate = Gate(connections)
+        self.policy = Policy(database)
+        self.rebuilder = Rebuilder(database, self.gate)
+        self.relay = Relay(database, self.gate, self.rebuilder)
+        self.ledger = Ledger(database, self._settle)
+        self.sweeper = Sweeper(database, self.gate, self.relay, self.rebuilder, self.clock)
+        self.claims = Claims(self.gate, self.rebuilder, self.relay, self.policy)
+        self.decreases = Decreases(self.ledger, self.claims, self.sweeper, self.rebuilder, self.clock)
+        self.reservations = Reservations(
+            self.ledger, self.claims, Journal(database), self.sweeper, self.policy, self.clock
+        )
+        self.availability = Availability(database, self.gate, self.rebuilder, self.policy)
+        self.reconciler = Reconciler(database, self.gate, self.rebuilder)
+        self.services: dict[str, tuple[object, ...]] = {
+            "onhand.v1.InventoryService": (
+                Locations(self.ledger),
+                Stock(self.ledger, self.decreases),
+                Transfers(self.ledger, self.decreases),
+                Promise(self.ledger, self.availability, self.reservations),
+            ),
+            "onhand.v1.CatalogService": (Catalog(self.ledger),),
+            "onhand.v1.CartService": (Carts(self.ledger),),
+            "onhand.v1.OrderService": (Orders(self.ledger, self.decreases),),
+        }
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def _settle(self, settlements: Sequence[Settlement]) -> None:
+        await self.relay.settle(settlements)
+
+    @classmethod
+    async def open(cls, postgres_dsn: str, redis_url: str) -> App:
+        """Connects to both, with patience. Raises LedgerUnavailable or GateUnavailable, which say where and what to do."""
+        database = await patiently(f"PostgreSQL at {host_of(postgres_dsn)}", lambda: _open_database(postgres_dsn))
+        connections = GateConnections(redis_url, LIBRARY)
+        try:
+            await patiently(f"Redis/Valkey at {host_of(redis_url)}", connections.check)
+            app = cls(database, connections)
+            await app.clock.set_by(database)
+            await app.policy.refresh(1)
+        except BaseException:
+            await connections.close()
+            await database.close()
+            raise
+        return app
+
+    def start_loops(self) -> None:
+        """Begins what goes on beside the calls."""
+        for what, step, pause in (
+            ("expiring reservations", self.sweeper.expire, EXPIRE_SECONDS),
+            ("patrol", self.sweeper.patrol, PATROL_SECONDS),
+            ("reconciling", self.reconciler.step, RECONCILE_SECONDS),
+            ("setting the clock", lambda: self.clock.set_by(self.database), CLOCK_SECONDS),
+        ):
+            self._loops.append(asyncio.create_task(repeat(what, step, pause), name=what))
+
+    def server(self) -> Server:
+        """The gRPC server of this process."""
+        return Server(self.services)
+
+    async def close(self) -> None:
+        """Ends the loops and the connections."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self.rebuilder.close()
+        await self.relay.close()
+        await self.connections.close()
+        await self.database.close()
+
+
+async def _open_database(postgres_dsn: str) -> Database:
+    try:
+        return await Database.open(asyncpg_dsn(postgres_dsn))
+    except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
+        raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+async def patiently(what: str, attempt: Callable[[], Awaitable[Opened]]) -> Opened:
+    """Tries until it works, START_ATTEMPTS_MAX times."""
+    for n in range(1, START_ATTEMPTS_MAX + 1):
+        try:
+            return await attempt()
+        except (LedgerUnavailable, GateUnavailable) as error:
+            if n == START_ATTEMPTS_MAX:
+                raise type(error)(f"{what}, {n} attempts: {error.detail}") from error
+            log.warning(
+                "%s does not answer (%s); attempt %d of %d. Is it running, and is the DSN right?",
+                what,
+                error.detail,
+                n,
+                START_ATTEMPTS_MAX,
+            )
+            await asyncio.sleep(START_PAUSE_SECONDS)
+    raise AssertionError("not reached")
+
+
+def host_of(dsn: str) -> str:
+    """Where a DSN leads, without its secrets."""
+    parts = urlsplit(dsn)
+    socket = next((v for k, _, v in (p.partition("=") for p in parts.query.split("&")) if k == "host"), "")
+    return socket or f"{parts.hostname or parts.path}:{parts.port or ''}".rstrip(":")

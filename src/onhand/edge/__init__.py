@@ -1,0 +1,1 @@
+"""The gRPC edge: a thin shell around handlers that know no transport."""

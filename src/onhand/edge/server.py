@@ -1,0 +1,155 @@
+"""The gRPC server: every rpc of a service is served by the handler of its name."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from onhand.caller import Caller
+from onhand.domain.errors import Refusal, RequestIdReused
+from onhand.edge.errors import CODES, DETAILS_KEY, status_of
+from onhand.edge.validation import Validator
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS_MAX = 10
+"""How long calls under way may take to end when the server stops."""
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+"""The largest request or answer."""
+ACTOR_LENGTH_MAX = 128
+"""How much of a caller's name is kept."""
+ACTOR_KEY = "x-onhand-actor"
+"""Metadata in which a caller says who acts; it is kept on every movement."""
+
+Handler = Callable[[Any, Caller], Awaitable[Message]]
+
+
+def handler_name(method: str) -> str:
+    """GetStockPosition -> get_stock_position."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower()
+
+
+class Method:
+    """One rpc around its handler: deadline, validation, errors."""
+
+    def __init__(self, descriptor: MethodDescriptor, handler: Handler, validator: Validator) -> None:
+        self.name = descriptor.full_name
+        self._handler = handler
+        self._validator = validator
+        self._is_mutation = "request_id" in descriptor.input_type.fields_by_name
+
+    async def __call__(self, request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+        """Answers one call, or aborts it with a google.rpc.Status."""
+        try:
+            self._validator.check(request)
+            remaining = context.time_remaining()
+            caller = Caller(actor=_actor(context), deadline=None if remaining is None else time.monotonic() + remaining)
+            if not self._is_mutation:
+                return await self._handler(request, caller)
+            # A mutation that has begun is brought to its end, even if its caller goes away: nothing is half done.
+            return await asyncio.shield(asyncio.ensure_future(self._handler(request, caller)))
+        except Refusal as refusal:
+            status = status_of(refusal)
+            if isinstance(refusal, RequestIdReused):
+                log.info("%s: %s", self.name, refusal)
+            context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+            await context.abort(CODES[refusal.kind], status.message)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception:
+            log.exception("%s failed", self.name)
+            await context.abort(
+                grpc.StatusCode.INTERNAL, "an error of onhand's own; it is logged. Repeat with the same request_id"
+            )
+        raise AssertionError("not reached: abort raises")
+
+
+def _actor(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == ACTOR_KEY:
+            text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+            return text[:ACTOR_LENGTH_MAX]
+    return ""
+
+
+def services(
+    implementations: Mapping[str, Sequence[object]], validator: Validator
+) -> list[grpc.GenericRpcHandler[Any, Any]]:
+    """gRPC handlers for services by full name, each with the objects that hold its handlers, exactly one an rpc."""
+    pool = descriptor_pool.Default()
+    handlers: list[grpc.GenericRpcHandler[Any, Any]] = []
+    for name, objects in implementations.items():
+        service: ServiceDescriptor = pool.FindServiceByName(name)
+        methods = {}
+        for method in service.methods:
+            request_type = message_factory.GetMessageClass(method.input_type)
+            methods[method.name] = grpc.unary_unary_rpc_method_handler(
+                Method(method, _handler(objects, method), validator),
+                request_deserializer=request_type.FromString,
+                response_serializer=Message.SerializeToString,
+            )
+        handlers.append(grpc.method_handlers_generic_handler(name, methods))
+    return handlers
+
+
+def _handler(objects: Sequence[object], method: MethodDescriptor) -> Handler:
+    found = [getattr(o, handler_name(method.name)) for o in objects if hasattr(o, handler_name(method.name))]
+    if len(found) != 1:
+        raise AttributeError(f"{method.full_name} has {len(found)} handlers")
+    handler: Handler = found[0]
+    return handler
+
+
+def request_types(names: Mapping[str, object]) -> list[type[Message]]:
+    """The request messages of services by full name."""
+    pool = descriptor_pool.Default()
+    return [
+        message_factory.GetMessageClass(method.input_type)
+        for name in names
+        for method in pool.FindServiceByName(name).methods
+    ]
+
+
+class Server:
+    """A gRPC server with health and reflection, drained when it stops."""
+
+    def __init__(self, implementations: Mapping[str, Sequence[object]]) -> None:
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 1),
+                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+            ]
+        )
+        self._health = HealthServicer()
+        self._names = (*implementations, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        self._server.add_generic_rpc_handlers(
+            tuple(services(implementations, Validator(request_types(implementations))))
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(self._names, self._server)
+
+    async def start(self, address: str) -> int:
+        """Listens, and reports SERVING. Returns the port. Raises RuntimeError if the address is taken."""
+        port = self._server.add_insecure_port(address)
+        await self._server.start()
+        for name in ("", *self._names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    async def stop(self) -> None:
+        """Reports NOT_SERVING, lets calls under way end, and stops."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(DRAIN_SECONDS_MAX)

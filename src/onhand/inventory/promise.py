@@ -1,0 +1,228 @@
+"""What can be promised: availability, stores near a point, reservations, and the policies that keep units back."""
+
+from __future__ import annotations
+
+from onhand.caller import Caller
+from onhand.domain.errors import LocationNotFound, SkuNotFound, invalid
+from onhand.domain.stock import atp, sum_lines
+from onhand.ids import parse_id
+from onhand.inventory.locations import group_members
+from onhand.ledger.transaction import Ledger, Transaction
+from onhand.reservations.availability import Availability
+from onhand.reservations.policy import is_online
+from onhand.reservations.reserve import Reservations
+from onhand.v1 import inventory_pb2 as v1
+from onhand.v1 import types_pb2
+from onhand.wire import channel_name, channel_value
+
+CELLS_MAX = 20_000
+"""Skus times locations in one GetAvailability."""
+RADIUS_METRES_DEFAULT = 50_000
+STORES_DEFAULT = 10
+CANDIDATES_MAX = 200
+"""Stores near a point whose stock is looked at."""
+
+# Great-circle distance (haversine, mean earth radius 6,371,008.8 m), after a bounding box that the planner can use.
+NEAR = """
+WITH near AS (
+    SELECT location_id, name, 2 * 6371008.8 * asin(least(1, sqrt(
+               sin(radians(latitude - $1) / 2) ^ 2
+               + cos(radians($1)) * cos(radians(latitude)) * sin(radians(longitude - $2) / 2) ^ 2))) AS metres
+      FROM locations
+     WHERE deleted_time IS NULL AND kind = 'STORE' AND offers_pickup AND latitude IS NOT NULL
+       AND latitude BETWEEN $1 - $3 / 110574.0 AND $1 + $3 / 110574.0)
+SELECT location_id, name, metres FROM near WHERE metres <= $3 ORDER BY metres, location_id LIMIT $4"""
+
+POSITION = """
+SELECT l.location_id, p.sku, coalesce(s.available, 0) AS available, coalesce(s.allocated, 0) AS allocated,
+       coalesce(s.damaged, 0) AS damaged, coalesce(s.quarantine, 0) AS quarantine,
+       coalesce(s.safety_stock, 0) AS safety_stock,
+       coalesce((SELECT sum((line ->> 1)::int8) FROM claims c, jsonb_array_elements(c.lines) AS line
+                  WHERE c.location_id = $1 AND c.state = 'active' AND line ->> 0 = $2), 0)::int8 AS reserved,
+       coalesce((SELECT sum(t.dispatched - t.received) FROM transfers JOIN transfer_lines t USING (transfer_id)
+                  WHERE to_location_id = $1 AND state = 'IN_TRANSIT' AND t.sku = $2), 0)::int8 AS inbound,
+       coalesce((SELECT json_object_agg(channel, quantity) FROM channel_thresholds WHERE sku = $2), '{}') AS thresholds
+  FROM (SELECT $1::text AS location_id, $2::text AS sku) AS w
+  LEFT JOIN locations l ON l.location_id = w.location_id AND l.deleted_time IS NULL
+  LEFT JOIN products p ON p.sku = w.sku
+  LEFT JOIN stock_levels s ON s.location_id = l.location_id AND s.sku = p.sku"""
+
+SET_SAFETY = "UPDATE stock_levels SET safety_stock = $3 WHERE location_id = $1 AND sku = $2"
+SET_THRESHOLD = """
+INSERT INTO channel_thresholds (channel, sku, quantity) VALUES ($1, $2, $3)
+ON CONFLICT (channel, sku) DO UPDATE SET quantity = $3"""
+DROP_THRESHOLD = "DELETE FROM channel_thresholds WHERE channel = $1 AND sku = $2"
+NEW_POLICY = "UPDATE policy_version SET version = version + 1"
+PRODUCT = "SELECT true FROM products WHERE sku = $1"
+
+
+class Promise:
+    """Availability and reservations."""
+
+    def __init__(self, ledger: Ledger, availability: Availability, reservations: Reservations) -> None:
+        self._ledger = ledger
+        self._availability = availability
+        self._reservations = reservations
+
+    async def get_availability(self, request: v1.GetAvailabilityRequest, caller: Caller) -> v1.GetAvailabilityResponse:
+        """Answers ATP for skus at locations."""
+        channel = channel_name(request.channel)
+        location_ids = list(dict.fromkeys(request.location_ids))
+        if request.location_group_id:
+            members = await group_members(self._ledger, request.location_group_id)
+            location_ids = list(dict.fromkeys(location_ids + members))
+        elif not location_ids:
+            raise invalid("location_ids", "must name a location, or location_group_id a group")
+        skus = list(dict.fromkeys(request.skus))
+        if len(skus) * len(location_ids) > CELLS_MAX:
+            raise invalid(
+                "skus", f"{len(skus)} skus at {len(location_ids)} locations are more than {CELLS_MAX} figures"
+            )
+        found, is_stale = await self._availability.atp(location_ids, skus, channel)
+        return v1.GetAvailabilityResponse(
+            locations=[
+                v1.LocationAvailability(
+                    location_id=location_id,
+                    items=[
+                        v1.BasketAvailability(sku=sku, available_to_promise=n)
+                        for sku, n in zip(skus, found[location_id], strict=True)
+                    ],
+                )
+                for location_id in location_ids
+            ],
+            is_stale=is_stale,
+        )
+
+    async def find_stores(self, request: v1.FindStoresRequest, caller: Caller) -> v1.FindStoresResponse:
+        """Finds stores near a point that have the basket, nearest first."""
+        channel = channel_name(request.channel)
+        lines = sum_lines((line.sku, line.quantity) for line in request.lines)
+        radius = float(request.radius_metres or RADIUS_METRES_DEFAULT)
+        wanted = request.max_stores or STORES_DEFAULT
+        async with self._ledger.read() as connection:
+            limit = CANDIDATES_MAX if request.complete_only else wanted
+            near = await connection.fetch(NEAR, request.position.latitude, request.position.longitude, radius, limit)
+        if not near:
+            return v1.FindStoresResponse()
+        found, is_stale = await self._availability.atp([r["location_id"] for r in near], [s for s, _ in lines], channel)
+        stores = []
+        for row in near:
+            short = [
+                v1.ShortLine(sku=sku, requested=quantity, available=available)
+                for (sku, quantity), available in zip(lines, found[row["location_id"]], strict=True)
+                if available < quantity
+            ]
+            if short and request.complete_only:
+                continue
+            stores.append(
+                v1.StoreOffer(
+                    location_id=row["location_id"],
+                    name=row["name"],
+                    distance_metres=round(row["metres"]),
+                    can_fulfil=not short,
+                    short_lines=short,
+                )
+            )
+        return v1.FindStoresResponse(stores=stores[:wanted], is_stale=is_stale)
+
+    async def get_stock_position(
+        self, request: v1.GetStockPositionRequest, caller: Caller
+    ) -> v1.GetStockPositionResponse:
+        """Explains every figure of ATP, from the ledger."""
+        async with self._ledger.read() as connection:
+            row = await connection.fetchrow(POSITION, request.location_id, request.sku)
+        if row is None or row["location_id"] is None:
+            raise LocationNotFound(request.location_id)
+        if row["sku"] is None:
+            raise SkuNotFound(request.sku)
+        position = v1.StockPosition(
+            location_id=row["location_id"],
+            sku=row["sku"],
+            available=row["available"],
+            allocated=row["allocated"],
+            damaged=row["damaged"],
+            quarantine=row["quarantine"],
+            on_hand=row["available"] + row["allocated"] + row["damaged"] + row["quarantine"],
+            reserved=row["reserved"],
+            safety_stock=row["safety_stock"],
+            inbound=row["inbound"],
+        )
+        for value in types_pb2.Channel.values():
+            if value == types_pb2.CHANNEL_UNSPECIFIED:
+                continue
+            name = channel_name(value)
+            threshold = row["thresholds"].get(name, 0)
+            position.channels.append(
+                v1.ChannelPosition(
+                    channel=channel_value(name),
+                    channel_threshold=threshold,
+                    available_to_promise=atp(
+                        available=row["available"],
+                        reserved=row["reserved"],
+                        safety_stock=row["safety_stock"] if is_online(name) else 0,
+                        channel_threshold=threshold,
+                    ),
+                )
+            )
+        return v1.GetStockPositionResponse(position=position)
+
+    # ------------------------------------------------------------------------------------------------ reservations
+    async def reserve(self, request: v1.ReserveRequest, caller: Caller) -> v1.ReserveResponse:
+        """Reserves a basket."""
+        return await self._reservations.reserve(request)
+
+    async def get_reservation(self, request: v1.GetReservationRequest, caller: Caller) -> v1.GetReservationResponse:
+        """Reads a reservation."""
+        standing = await self._reservations.standing(parse_id("reservation_id", request.reservation_id))
+        return v1.GetReservationResponse(reservation=standing.message())
+
+    async def change_reservation(
+        self, request: v1.ChangeReservationRequest, caller: Caller
+    ) -> v1.ChangeReservationResponse:
+        """Replaces the lines of a reservation."""
+        return await self._reservations.change(request)
+
+    async def extend_reservation(
+        self, request: v1.ExtendReservationRequest, caller: Caller
+    ) -> v1.ExtendReservationResponse:
+        """Gives a reservation more time."""
+        return await self._reservations.extend(request)
+
+    async def release_reservation(
+        self, request: v1.ReleaseReservationRequest, caller: Caller
+    ) -> v1.ReleaseReservationResponse:
+        """Gives a reservation back."""
+        return await self._reservations.release(request)
+
+    # -------------------------------------------------------------------------------------------------- policies
+    async def set_stock_policy(self, request: v1.SetStockPolicyRequest, caller: Caller) -> v1.SetStockPolicyResponse:
+        """Sets safety stock; the gate's floor follows like an increase, in order."""
+
+        async def work(transaction: Transaction) -> v1.SetStockPolicyResponse:
+            await transaction.lock_levels([(request.location_id, request.sku)], create=True)
+            await transaction.connection.execute(SET_SAFETY, request.location_id, request.sku, request.safety_stock)
+            transaction.set_floor(request.location_id, request.sku, request.safety_stock)
+            return v1.SetStockPolicyResponse()
+
+        return await self._ledger.mutate(request, v1.SetStockPolicyResponse, work)
+
+    async def set_channel_threshold(
+        self, request: v1.SetChannelThresholdRequest, caller: Caller
+    ) -> v1.SetChannelThresholdResponse:
+        """Sets a threshold; every process takes it over before its next read or reservation counts."""
+        channel = channel_name(request.channel)
+        if not is_online(channel):
+            raise invalid("channel", "nothing is kept from POS")
+
+        async def work(transaction: Transaction) -> v1.SetChannelThresholdResponse:
+            connection = transaction.connection
+            if not await connection.fetchval(PRODUCT, request.sku):
+                raise SkuNotFound(request.sku)
+            if request.quantity:
+                await connection.execute(SET_THRESHOLD, channel, request.sku, request.quantity)
+            else:
+                await connection.execute(DROP_THRESHOLD, channel, request.sku)
+            await connection.execute(NEW_POLICY)
+            return v1.SetChannelThresholdResponse()
+
+        return await self._ledger.mutate(request, v1.SetChannelThresholdResponse, work)

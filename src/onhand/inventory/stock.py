@@ -1,0 +1,273 @@
+"""Stock work at one location: receive, adjust, count, move between buckets, and the list of what happened."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from onhand.caller import Caller
+from onhand.domain.errors import BucketShort, LocationNotFound, invalid
+from onhand.domain.stock import Bucket, Level, Movement, Position, sum_lines
+from onhand.ids import new_id
+from onhand.ledger.transaction import ClaimRefused, Ledger, Transaction
+from onhand.paging import cut, decode_token, encode_token, page_size
+from onhand.reservations.claims import Wants
+from onhand.reservations.decrease import Decreases, Overdrawn
+from onhand.v1 import inventory_pb2 as v1
+from onhand.wire import channel_value, timestamp
+
+MOVEMENTS = """
+SELECT movement_id, sku, quantity, from_bucket, to_bucket, reason_code, reference_document, channel, actor, occurred_time,
+       recorded_time
+  FROM stock_movements WHERE location_id = $1 AND ($2 = '' OR sku = $2) AND movement_id < $3
+ ORDER BY movement_id DESC LIMIT $4"""
+COUNT_TASKS = """
+SELECT count_task_id, sku, reason_code, reference_document, created_time FROM count_tasks
+ WHERE location_id = $1 AND state = 'OPEN' AND count_task_id > $2 ORDER BY count_task_id LIMIT $3"""
+CLOSE_COUNT_TASKS = """
+UPDATE count_tasks SET state = 'DONE', closed_time = now() WHERE location_id = $1 AND sku = ANY ($2) AND state = 'OPEN'"""
+LOCATION = "SELECT true FROM locations WHERE location_id = $1 AND deleted_time IS NULL"
+LEVELS = """
+SELECT sku, available, allocated, damaged, quarantine FROM stock_levels WHERE location_id = $1 AND sku = ANY ($2)"""
+RECORD_SHORTAGE = """
+INSERT INTO shortages (shortage_id, location_id, sku, quantity, reference_document) VALUES ($1, $2, $3, $4, $5)"""
+MOVEMENT_ID_MAX = 2**63 - 1
+
+BUCKETS: dict[int, Bucket] = {
+    v1.BUCKET_AVAILABLE: Bucket.AVAILABLE,
+    v1.BUCKET_DAMAGED: Bucket.DAMAGED,
+    v1.BUCKET_QUARANTINE: Bucket.QUARANTINE,
+}
+
+
+class Stock:
+    """Stock work of a location."""
+
+    def __init__(self, ledger: Ledger, decreases: Decreases) -> None:
+        self._ledger = ledger
+        self._decreases = decreases
+
+    async def receive_stock(self, request: v1.ReceiveStockRequest, caller: Caller) -> v1.ReceiveStockResponse:
+        """Books goods from a supplier."""
+        lines = sum_lines((line.sku, line.quantity) for line in request.lines)
+
+        async def work(transaction: Transaction) -> v1.ReceiveStockResponse:
+            await transaction.lock_levels([(request.location_id, sku) for sku, _ in lines], create=True)
+            after = await transaction.post(
+                [
+                    Movement(
+                        request.location_id,
+                        sku,
+                        quantity,
+                        Bucket.SUPPLIER,
+                        Bucket.AVAILABLE,
+                        "RECEIPT",
+                        request.reference_document,
+                        actor=caller.actor,
+                    )
+                    for sku, quantity in lines
+                ]
+            )
+            return v1.ReceiveStockResponse(levels=[level_message(p, after[p]) for p in sorted(after)])
+
+        return await self._ledger.mutate(request, v1.ReceiveStockResponse, work)
+
+    async def adjust_stock(self, request: v1.AdjustStockRequest, caller: Caller) -> v1.AdjustStockResponse:
+        """Corrects a bucket by a signed quantity."""
+        bucket = _bucket("bucket", request.bucket) if request.bucket else Bucket.AVAILABLE
+        position = (request.location_id, request.sku)
+        from_bucket, to_bucket = (Bucket.ADJUSTMENT, bucket) if request.quantity > 0 else (bucket, Bucket.ADJUSTMENT)
+        movement = Movement(
+            *position,
+            abs(request.quantity),
+            from_bucket,
+            to_bucket,
+            request.reason_code,
+            request.reference_document,
+            actor=caller.actor,
+        )
+
+        async def work(transaction: Transaction, overdrawn: Overdrawn) -> v1.AdjustStockResponse:
+            await self._lock(transaction, position, is_new=request.quantity > 0, movement=movement)
+            after = await transaction.post([movement])
+            return v1.AdjustStockResponse(level=level_message(position, after[position]))
+
+        return await self._decreases.decision(request, v1.AdjustStockResponse, _takes(movement), work)
+
+    async def move_stock(self, request: v1.MoveStockRequest, caller: Caller) -> v1.MoveStockResponse:
+        """Moves units between buckets of a location."""
+        from_bucket = _bucket("from_bucket", request.from_bucket)
+        to_bucket = _bucket("to_bucket", request.to_bucket)
+        if from_bucket is to_bucket:
+            raise invalid("to_bucket", "must be another bucket than from_bucket")
+        position = (request.location_id, request.sku)
+        movement = Movement(
+            *position,
+            request.quantity,
+            from_bucket,
+            to_bucket,
+            request.reason_code,
+            request.reference_document,
+            actor=caller.actor,
+        )
+
+        async def work(transaction: Transaction, overdrawn: Overdrawn) -> v1.MoveStockResponse:
+            await self._lock(transaction, position, is_new=False, movement=movement)
+            after = await transaction.post([movement])
+            return v1.MoveStockResponse(level=level_message(position, after[position]))
+
+        return await self._decreases.decision(request, v1.MoveStockResponse, _takes(movement), work)
+
+    @staticmethod
+    async def _lock(transaction: Transaction, position: Position, *, is_new: bool, movement: Movement) -> None:
+        levels = await transaction.lock_levels([position], create=is_new)
+        held = levels[position].held(movement.from_bucket) if movement.from_bucket.is_inside else 0
+        if movement.from_bucket.is_inside and held < movement.quantity:
+            raise BucketShort(*position, movement.from_bucket.value, movement.quantity, held)
+
+    # ------------------------------------------------------------------------------------------------------- count
+    async def count_stock(self, request: v1.CountStockRequest, caller: Caller) -> v1.CountStockResponse:
+        """Books the difference between what was counted and on_hand. A count is a fact."""
+        counted = {line.sku: line.counted_quantity for line in request.lines}
+        if len(counted) < len(request.lines):
+            raise invalid("lines", "a sku is counted twice")
+        location_id, skus = request.location_id, sorted(counted)
+
+        async def takes() -> Wants:
+            async with self._ledger.read() as connection:
+                rows = await connection.fetch(LEVELS, location_id, skus)
+            levels = {r["sku"]: Level(*tuple(r)[1:]) for r in rows}
+            lines = [(sku, _missing(levels.get(sku, Level()), counted[sku])) for sku in skus]
+            return [(location_id, [(sku, n) for sku, n in lines if n])]
+
+        async def work(transaction: Transaction, overdrawn: Overdrawn) -> v1.CountStockResponse:
+            levels = await transaction.lock_levels([(location_id, sku) for sku in skus], create=True)
+            if not transaction.covers({p: _missing(level, counted[p[1]]) for p, level in levels.items()}):
+                raise ClaimRefused  # stock moved since it was looked at: look and claim again
+            reference = request.reference_document
+            movements = [_count_movement(p, level, counted[p[1]], reference, caller) for p, level in levels.items()]
+            after = dict(levels) | await transaction.post([m for m in movements if m is not None])
+            results = []
+            for position, level in sorted(levels.items()):
+                variance = counted[position[1]] - level.on_hand
+                short = max(0, -variance - level.available)
+                broken = short + overdrawn.get(position, 0)
+                if broken:
+                    await record_shortage(transaction, position, broken, reference)
+                results.append(
+                    v1.CountResult(
+                        level=level_message(position, after[position]),
+                        expected_quantity=level.on_hand,
+                        variance_quantity=variance,
+                        short_quantity=broken,
+                    )
+                )
+            await transaction.connection.execute(CLOSE_COUNT_TASKS, location_id, skus)
+            return v1.CountStockResponse(results=results)
+
+        async with self._ledger.read() as connection:
+            if not await connection.fetchval(LOCATION, location_id):
+                raise LocationNotFound(location_id)
+        return await self._decreases.fact(request, v1.CountStockResponse, takes, work)
+
+    # ------------------------------------------------------------------------------------------------------- lists
+    async def list_movements(self, request: v1.ListMovementsRequest, caller: Caller) -> v1.ListMovementsResponse:
+        """Lists movements, newest first."""
+        size = page_size(request.page_size)
+        (before,) = decode_token(request, int) or (MOVEMENT_ID_MAX,)
+        async with self._ledger.read() as connection:
+            rows = await connection.fetch(MOVEMENTS, request.location_id, request.sku, before, size + 1)
+            if not rows and not await connection.fetchval(LOCATION, request.location_id):
+                raise LocationNotFound(request.location_id)
+        page, last = cut(rows, size)
+        return v1.ListMovementsResponse(
+            movements=[_movement_message(request.location_id, r) for r in page],
+            next_page_token=encode_token(request, last["movement_id"]) if last else "",
+        )
+
+    async def list_count_tasks(self, request: v1.ListCountTasksRequest, caller: Caller) -> v1.ListCountTasksResponse:
+        """Lists open count tasks, oldest first."""
+        size = page_size(request.page_size)
+        (after,) = decode_token(request, UUID) or (UUID(int=0),)
+        async with self._ledger.read() as connection:
+            rows = await connection.fetch(COUNT_TASKS, request.location_id, after, size + 1)
+            if not rows and not await connection.fetchval(LOCATION, request.location_id):
+                raise LocationNotFound(request.location_id)
+        page, last = cut(rows, size)
+        return v1.ListCountTasksResponse(
+            count_tasks=[
+                v1.CountTask(
+                    count_task_id=str(r["count_task_id"]),
+                    location_id=request.location_id,
+                    sku=r["sku"],
+                    reason_code=r["reason_code"],
+                    reference_document=r["reference_document"],
+                    created_time=timestamp(r["created_time"]),
+                )
+                for r in page
+            ],
+            next_page_token=encode_token(request, UUID(str(last["count_task_id"]))) if last else "",
+        )
+
+
+async def record_shortage(transaction: Transaction, position: Position, quantity: int, reference: str) -> None:
+    """Makes broken promises visible: units that a fact took although they were promised."""
+    await transaction.connection.execute(RECORD_SHORTAGE, new_id(), *position, quantity, reference)
+    data = {"location_id": position[0], "sku": position[1], "quantity": quantity, "reference_document": reference}
+    transaction.emit("onhand.stock.shortage.v1", f"location/{position[0]}/sku/{position[1]}", data, position[0])
+
+
+def level_message(position: Position, level: Level) -> v1.StockLevel:
+    """A level for the wire."""
+    return v1.StockLevel(
+        location_id=position[0],
+        sku=position[1],
+        available=level.available,
+        allocated=level.allocated,
+        damaged=level.damaged,
+        quarantine=level.quarantine,
+    )
+
+
+def _missing(level: Level, counted: int) -> int:
+    """How many units a count takes from `available`: no more than are there; promised ones stay promised."""
+    return min(max(0, level.on_hand - counted), level.available)
+
+
+def _count_movement(position: Position, level: Level, counted: int, reference: str, caller: Caller) -> Movement | None:
+    if counted > level.on_hand:
+        found = counted - level.on_hand
+        return Movement(*position, found, Bucket.ADJUSTMENT, Bucket.AVAILABLE, "COUNT", reference, actor=caller.actor)
+    if missing := _missing(level, counted):
+        return Movement(*position, missing, Bucket.AVAILABLE, Bucket.ADJUSTMENT, "COUNT", reference, actor=caller.actor)
+    return None
+
+
+def _takes(movement: Movement) -> Wants:
+    """What has to be claimed before a movement: units that leave `available`."""
+    if movement.from_bucket is not Bucket.AVAILABLE:
+        return []
+    return [(movement.location_id, [(movement.sku, movement.quantity)])]
+
+
+def _bucket(field: str, value: int) -> Bucket:
+    if value not in BUCKETS:
+        raise invalid(field, "must be BUCKET_AVAILABLE, BUCKET_DAMAGED or BUCKET_QUARANTINE")
+    return BUCKETS[value]
+
+
+def _movement_message(location_id: str, row: Any) -> v1.StockMovement:
+    return v1.StockMovement(
+        movement_id=row["movement_id"],
+        location_id=location_id,
+        sku=row["sku"],
+        quantity=row["quantity"],
+        from_bucket=v1.Bucket.Value("BUCKET_" + row["from_bucket"].upper()),
+        to_bucket=v1.Bucket.Value("BUCKET_" + row["to_bucket"].upper()),
+        reason_code=row["reason_code"],
+        reference_document=row["reference_document"],
+        channel=channel_value(row["channel"]),
+        actor=row["actor"],
+        occurred_time=timestamp(row["occurred_time"]),
+        recorded_time=timestamp(row["recorded_time"]),
+    )

@@ -1,0 +1,172 @@
+"""What can be promised: read from the gate, and counted only if the ledger, asked meanwhile, has the same epoch.
+
+Reads of a process are combined: one script call and one query a round, side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onhand.domain.errors import LedgerUnavailable, LocationNotFound
+from onhand.domain.stock import atp
+from onhand.postgres import Database
+from onhand.redis import Unreachable
+from onhand.reservations.combiner import Combiner
+from onhand.reservations.gate import Gate
+from onhand.reservations.policy import Policy, is_online
+from onhand.reservations.rebuild import Rebuilder
+
+log = logging.getLogger(__name__)
+
+READS_MAX = 200
+"""Reads in one round."""
+ROUNDS_MAX = 2
+"""Rounds of reads that a process has under way at once."""
+
+EPOCHS = """
+SELECT e.location_id, e.epoch, p.version
+  FROM policy_version p LEFT JOIN (
+       SELECT location_id, epoch FROM location_epochs JOIN locations USING (location_id)
+        WHERE location_id = ANY ($1) AND deleted_time IS NULL) e ON true"""
+# Used where the gate cannot be: levels less what the active reservations hold, past their deadline or not, as in the gate.
+LEVELS = """
+WITH wanted AS (SELECT * FROM unnest($1::text[], $2::text[]) AS w (location_id, sku)),
+reserved AS (
+    SELECT c.location_id, line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS quantity
+      FROM claims c, jsonb_array_elements(c.lines) AS line
+     WHERE c.state = 'active' AND c.location_id = ANY ($3) GROUP BY 1, 2)
+SELECT w.location_id, w.sku, coalesce(s.available, 0) - coalesce(r.quantity, 0) AS atp, coalesce(s.safety_stock, 0) AS floor
+  FROM wanted w LEFT JOIN stock_levels s USING (location_id, sku) LEFT JOIN reserved r USING (location_id, sku)"""
+
+
+@dataclass(frozen=True)
+class Read:
+    """What is asked: skus, each once, at locations, each once."""
+
+    location_ids: Sequence[str]
+    skus: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """(ATP before floors, safety stock) by location, in the order of the skus. `is_stale`: the ledger did not answer."""
+
+    rows: dict[str, list[tuple[int, int]]]
+    is_stale: bool
+
+
+class Availability:
+    """Reads of ATP."""
+
+    def __init__(self, database: Database, gate: Gate, rebuilder: Rebuilder, policy: Policy) -> None:
+        self._database = database
+        self._gate = gate
+        self._rebuilder = rebuilder
+        self._policy = policy
+        self._reads: Combiner[Read, Seen] = Combiner(
+            "reads", self._round, round_items_max=READS_MAX, rounds_at_once_max=ROUNDS_MAX
+        )
+
+    async def atp(
+        self, location_ids: Sequence[str], skus: Sequence[str], channel: str
+    ) -> tuple[dict[str, list[int]], bool]:
+        """What a channel can be promised: by location, in the order of the skus; and whether that may be old.
+
+        Raises LocationNotFound, LedgerUnavailable (neither gate nor ledger answered).
+        """
+        seen = await self._reads.submit(Read(location_ids, skus))
+        online, threshold = is_online(channel), self._policy.threshold
+        kept = [threshold(channel, sku) if online else 0 for sku in skus]
+        return {
+            location_id: [
+                atp(available=value, reserved=0, safety_stock=floor if online else 0, channel_threshold=k)
+                for (value, floor), k in zip(seen.rows[location_id], kept, strict=True)
+            ]
+            for location_id in location_ids
+        }, seen.is_stale
+
+    async def _round(self, reads: Sequence[Read]) -> list[Seen | BaseException]:
+        wanted = [(location_id, read.skus) for read in reads for location_id in read.location_ids]
+        locations = {location_id for location_id, _ in wanted}
+        from_gate, from_ledger = await asyncio.gather(
+            self._gate.read(wanted), self._epochs(locations), return_exceptions=True
+        )
+        if isinstance(from_ledger, BaseException):
+            return self._stale(reads, from_gate, from_ledger)
+        if isinstance(from_gate, BaseException):
+            if not isinstance(from_gate, Unreachable):
+                raise from_gate
+            log.warning("reading from the ledger: %s", from_gate)
+        epochs = from_ledger
+        rows: list[list[tuple[int, int]] | None] = []
+        for n, (location_id, _) in enumerate(wanted):
+            answer = None if isinstance(from_gate, BaseException) else from_gate[n]
+            is_current = answer is not None and answer[0] == epochs.get(location_id)
+            rows.append(answer[1] if answer is not None and is_current else None)
+            if not is_current and location_id in epochs and not isinstance(from_gate, BaseException):
+                self._rebuilder.request(location_id)
+        missing = [wanted[n] for n, row in enumerate(rows) if row is None and wanted[n][0] in epochs]
+        fallback = await self._levels(missing) if missing else {}
+        return _by_read(reads, wanted, rows, fallback, epochs)
+
+    @staticmethod
+    def _stale(
+        reads: Sequence[Read],
+        from_gate: Sequence[tuple[int, list[tuple[int, int]]] | None] | BaseException,
+        error: BaseException,
+    ) -> list[Seen | BaseException]:
+        """The ledger is down: what the gate knows is better than nothing, if it has all of it."""
+        if not isinstance(error, LedgerUnavailable):
+            raise error
+        if isinstance(from_gate, BaseException):
+            raise error
+        answers = iter(from_gate)
+        result: list[Seen | BaseException] = []
+        for read in reads:
+            rows = {location_id: next(answers) for location_id in read.location_ids}
+            known = {location_id: row[1] for location_id, row in rows.items() if row is not None}
+            result.append(Seen(known, True) if len(known) == len(rows) else error)
+        return result
+
+    async def _epochs(self, location_ids: set[str]) -> dict[str, int]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(EPOCHS, list(location_ids))
+        if rows[0]["version"] != self._policy.version:
+            await self._policy.refresh(rows[0]["version"])
+        return {r["location_id"]: r["epoch"] for r in rows if r["location_id"] is not None}
+
+    async def _levels(self, wanted: Sequence[tuple[str, Sequence[str]]]) -> dict[tuple[str, str], tuple[int, int]]:
+        pairs = sorted({(location_id, sku) for location_id, skus in wanted for sku in skus})
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(
+                LEVELS, [p[0] for p in pairs], [p[1] for p in pairs], list({p[0] for p in pairs})
+            )
+        return {(r["location_id"], r["sku"]): (r["atp"], r["floor"]) for r in rows}
+
+
+def _by_read(
+    reads: Sequence[Read],
+    wanted: Sequence[tuple[str, Sequence[str]]],
+    rows: Sequence[list[tuple[int, int]] | None],
+    fallback: dict[tuple[str, str], tuple[int, int]],
+    epochs: dict[str, int],
+) -> list[Seen | BaseException]:
+    result: list[Seen | BaseException] = []
+    n = 0
+    for read in reads:
+        seen: dict[str, list[tuple[int, int]]] = {}
+        unknown: str | None = None
+        for location_id in read.location_ids:
+            row = rows[n]
+            if location_id not in epochs:
+                unknown = unknown or location_id
+            elif row is None:
+                seen[location_id] = [fallback[location_id, sku] for sku in wanted[n][1]]
+            else:
+                seen[location_id] = row
+            n += 1
+        result.append(Seen(seen, False) if unknown is None else LocationNotFound(unknown))
+    return result

@@ -1,0 +1,142 @@
+"""Claiming units in the gate: whatever takes from ATP comes through here, under a claim id that is new for each attempt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from onhand.clock import milliseconds
+from onhand.domain.errors import GateUnavailable, Short
+from onhand.domain.stock import Position
+from onhand.ids import new_id
+from onhand.ledger.transaction import Claim
+from onhand.redis import Unreachable
+from onhand.reservations.combiner import Combiner
+from onhand.reservations.gate import Drop, Gate, NoClaim, Refused, Take, Taken, TakeResult, Untrusted
+from onhand.reservations.policy import Policy, is_online
+from onhand.reservations.rebuild import Rebuilder
+from onhand.reservations.relay import Relay, unavailable
+
+TAKES_MAX = 200
+"""Claims in one script call."""
+TAKE_ATTEMPTS_MAX = 4
+"""How often a take meets an untrusted gate, and has it rebuilt, before it is given up."""
+
+Lines = Sequence[tuple[str, int]]
+Wants = Sequence[tuple[str, Lines]]
+"""(location_id, lines); a location once, a sku once in it."""
+
+
+class GateShort(Exception):
+    """The gate refuses lines for lack of stock; nothing is held."""
+
+    def __init__(self, shorts: Sequence[Short]) -> None:
+        super().__init__(shorts)
+        self.shorts = tuple(shorts)
+
+
+class ClaimGone(Exception):
+    """The claim that was to be changed is not held any more; nothing is held anew."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Claims that the gate holds, all of a basket; `overdrawn` is what facts took below zero."""
+
+    claims: list[Claim]
+    overdrawn: dict[Position, int]
+
+
+class Claims:
+    """Takes baskets in the gate, all their locations or none; combines what is asked at the same time."""
+
+    def __init__(self, gate: Gate, rebuilder: Rebuilder, relay: Relay, policy: Policy) -> None:
+        self._gate = gate
+        self._rebuilder = rebuilder
+        self._relay = relay
+        self._policy = policy
+        self._takes: Combiner[Take, TakeResult] = Combiner("takes", gate.take, round_items_max=TAKES_MAX)
+
+    async def take(
+        self,
+        wants: Wants,
+        *,
+        due: datetime,
+        channel: str | None,
+        is_fact: bool = False,
+        frees: Mapping[str, UUID] | None = None,
+    ) -> Held:
+        """Takes every line of every location. Raises GateShort, ClaimGone, GateUnavailable, LocationNotFound."""
+        for _ in range(TAKE_ATTEMPTS_MAX):
+            takes = [self._take(location_id, lines, due, channel, is_fact, frees or {}) for location_id, lines in wants]
+            results = await asyncio.gather(*(self._takes.submit(t) for t in takes), return_exceptions=True)
+            held = self._held(takes, results, channel)
+            if len(held.claims) == len(takes):
+                return held
+            self.give_back(held.claims)
+            await self._mend(takes, results)
+        raise GateUnavailable("its data was replaced again and again")
+
+    def _take(
+        self,
+        location_id: str,
+        lines: Lines,
+        due: datetime,
+        channel: str | None,
+        is_fact: bool,
+        frees: Mapping[str, UUID],
+    ) -> Take:
+        is_kept_from = channel is not None and is_online(channel) and not is_fact
+        threshold = self._policy.threshold
+        return Take(
+            location_id,
+            new_id(),
+            milliseconds(due),
+            [(sku, quantity, threshold(channel, sku) if is_kept_from and channel else 0) for sku, quantity in lines],
+            is_fact,
+            is_kept_from,
+            frees.get(location_id),
+        )
+
+    @staticmethod
+    def _held(takes: Sequence[Take], results: Sequence[TakeResult | BaseException], channel: str | None) -> Held:
+        held = Held([], {})
+        for take, result in zip(takes, results, strict=True):
+            if isinstance(result, Taken):
+                lines = [(sku, quantity) for sku, quantity, _ in take.lines]
+                held.claims.append(Claim(take.location_id, take.claim_id, result.epoch, lines, channel))
+                held.overdrawn.update({(take.location_id, sku): n for sku, n in result.overdrawn.items()})
+        return held
+
+    async def _mend(self, takes: Sequence[Take], results: Sequence[TakeResult | BaseException]) -> None:
+        shorts: list[Short] = []
+        for take, result in zip(takes, results, strict=True):
+            if isinstance(result, Unreachable):
+                raise unavailable(result)
+            if isinstance(result, BaseException):
+                raise result
+            if isinstance(result, Refused):
+                shorts += [
+                    Short(take.location_id, sku, quantity, result.available[sku])
+                    for sku, quantity, _ in take.lines
+                    if sku in result.available
+                ]
+            if isinstance(result, NoClaim):
+                raise ClaimGone
+        untrusted = [t.location_id for t, r in zip(takes, results, strict=True) if isinstance(r, Untrusted)]
+        if untrusted:
+            await asyncio.gather(*(self._rebuilder.rebuild(location_id) for location_id in untrusted))
+        elif shorts:
+            raise GateShort(shorts)
+
+    def give_back(self, claims: Sequence[Claim]) -> None:
+        """Returns claims that the ledger refused for certain, or never saw."""
+        if claims:
+            self._relay.give_back_later([Drop(c.location_id, c.claim_id, give_back=True) for c in claims])
+
+    async def mend(self, claims: Sequence[Claim]) -> None:
+        """Has locations rebuilt whose epoch is not the ledger's; leaves the others alone."""
+        await asyncio.gather(*(self._rebuilder.rebuild(location_id) for location_id in {c.location_id for c in claims}))

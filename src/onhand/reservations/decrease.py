@@ -1,0 +1,155 @@
+"""What takes units away: a sale, a count down, damage, a transfer out. Claim first, then the commit consumes the claim."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from onhand.clock import LedgerClock
+from onhand.domain.errors import GateUnavailable, InsufficientStock
+from onhand.domain.stock import Position
+from onhand.ledger.transaction import Answer, ClaimRefused, Ledger, Mutation, Transaction, is_certain
+from onhand.reservations.claims import Claims, GateShort, Held, Wants
+from onhand.reservations.rebuild import Rebuilder
+from onhand.reservations.sweep import Sweeper
+
+log = logging.getLogger(__name__)
+
+CLAIM_ATTEMPTS_MAX = 4
+"""How often a decrease claims anew after the ledger refused its claim."""
+CLAIM_SECONDS = 60
+"""How long a claim of a decrease may wait for its commit before the sweeper looks at it."""
+
+# What the active reservations leave of each position.
+UNPROMISED = """
+SELECT p.sku, coalesce(s.available, 0) - coalesce((
+           SELECT sum((line ->> 1)::int8)::int8 FROM claims c, jsonb_array_elements(c.lines) AS line
+            WHERE c.location_id = $1 AND c.state = 'active' AND line ->> 0 = p.sku), 0) AS unpromised
+  FROM unnest($2::text[]) AS p (sku) LEFT JOIN stock_levels s ON s.location_id = $1 AND s.sku = p.sku"""
+
+Overdrawn = dict[Position, int]
+Work = Callable[[Transaction, Overdrawn], Awaitable[Answer]]
+
+
+class Decreases:
+    """Books decreases: facts, which are never refused for stock reasons, and decisions, which must pass ATP."""
+
+    def __init__(
+        self, ledger: Ledger, claims: Claims, sweeper: Sweeper, rebuilder: Rebuilder, clock: LedgerClock
+    ) -> None:
+        self._ledger = ledger
+        self._claims = claims
+        self._sweeper = sweeper
+        self._rebuilder = rebuilder
+        self._clock = clock
+
+    async def fact(
+        self,
+        request: Mutation,
+        response_type: type[Answer],
+        takes: Wants | Callable[[], Awaitable[Wants]],
+        work: Work[Answer],
+    ) -> Answer:
+        """Books what has happened in the world already. Goes on when the gate is down (a bypass).
+
+        `work` may raise ClaimRefused where what it finds differs from `takes`; these are then asked for anew. In a bypass
+        it runs without claims, and must take what it finds.
+        """
+        for _ in range(CLAIM_ATTEMPTS_MAX):
+            wants = await takes() if callable(takes) else takes
+            try:
+                held = await self._take(wants, is_fact=True)
+            except GateUnavailable as error:
+                log.warning("%s goes past the gate: %s", type(request).__name__, error)
+                break
+            try:
+                return await self._commit(request, response_type, held, work)
+            except ClaimRefused:
+                await self._mend(held)
+        wants = await takes() if callable(takes) else takes
+        return await self._bypass(request, response_type, wants, work)
+
+    async def decision(
+        self, request: Mutation, response_type: type[Answer], takes: Wants, work: Work[Answer]
+    ) -> Answer:
+        """Books what somebody decided. Raises InsufficientStock where ATP does not allow it, GateUnavailable."""
+        is_swept = False
+        for _ in range(CLAIM_ATTEMPTS_MAX):
+            try:
+                held = await self._take(takes, is_fact=False)
+            except GateShort as short:
+                first = await self._ledger.find_answer(request, response_type)
+                if first is not None:
+                    return first
+                if not is_swept and await self._close_due(takes):
+                    is_swept = True
+                    continue
+                raise InsufficientStock(short.shorts) from None
+            try:
+                return await self._commit(request, response_type, held, work)
+            except ClaimRefused:
+                await self._mend(held)
+        raise GateUnavailable("its epoch moved on again and again")
+
+    async def _take(self, wants: Wants, *, is_fact: bool) -> Held:
+        wants = [(location_id, lines) for location_id, lines in wants if lines]
+        if not wants:
+            return Held([], {})
+        due = self._clock.now() + timedelta(seconds=CLAIM_SECONDS)
+        return await self._claims.take(wants, due=due, channel=None, is_fact=is_fact)
+
+    async def _close_due(self, wants: Wants) -> bool:
+        return any([await self._sweeper.close_due(location_id) for location_id, _ in wants])
+
+    async def _commit(self, request: Mutation, response_type: type[Answer], held: Held, work: Work[Answer]) -> Answer:
+        is_used = False
+
+        async def run(transaction: Transaction) -> Answer:
+            nonlocal is_used
+            is_used = True
+            if held.claims:
+                await transaction.consume(held.claims)
+            return await work(transaction, held.overdrawn)
+
+        try:
+            response = await self._ledger.mutate(request, response_type, run)
+        except Exception as error:
+            if is_certain(error):
+                self._claims.give_back(held.claims)
+            raise  # else the outcome is unknown: the claim is left to the sweeper
+        if not is_used:  # a repeat: its first attempt has its own claim
+            self._claims.give_back(held.claims)
+        return response
+
+    async def _mend(self, held: Held) -> None:
+        """After a claim was refused: a gate whose epoch is not the ledger's is rebuilt before claiming anew."""
+        try:
+            await self._claims.mend(held.claims)
+        except GateUnavailable as error:
+            log.warning("%s", error)
+
+    async def _bypass(self, request: Mutation, response_type: type[Answer], wants: Wants, work: Work[Answer]) -> Answer:
+        locations = [location_id for location_id, _ in wants]
+
+        async def run(transaction: Transaction) -> Answer:
+            transaction.bypass(locations)
+            return await work(transaction, await _overdrawn(transaction, wants))
+
+        response = await self._ledger.mutate(request, response_type, run)
+        for location_id in locations:
+            self._rebuilder.request(location_id)
+        return response
+
+
+async def _overdrawn(transaction: Transaction, wants: Wants) -> Overdrawn:
+    """What lines take from promises, by the ledger alone: no gate was asked."""
+    overdrawn: Overdrawn = {}
+    for location_id, lines in wants:
+        quantity: dict[str, int] = dict(lines)
+        rows = await transaction.connection.fetch(UNPROMISED, location_id, list(quantity))
+        for row in rows:
+            beyond = quantity[row["sku"]] - max(0, row["unpromised"])
+            if beyond > 0:
+                overdrawn[location_id, row["sku"]] = beyond
+    return overdrawn

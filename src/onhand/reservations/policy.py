@@ -1,0 +1,41 @@
+"""Channel thresholds: a copy in every process, used only while its version is the ledger's."""
+
+from __future__ import annotations
+
+import asyncio
+
+from onhand.postgres import Database
+
+VERSION = "SELECT version FROM policy_version"
+THRESHOLDS = "SELECT channel, sku, quantity FROM channel_thresholds"
+POS = "POS"
+
+
+class Policy:
+    """What each channel is kept from, by sku. The till is kept from nothing."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._thresholds: dict[tuple[str, str], int] = {}
+        self._lock = asyncio.Lock()
+        self.version = 0
+
+    def threshold(self, channel: str, sku: str) -> int:
+        """Base units of a sku that are kept from a channel at every location."""
+        return self._thresholds.get((channel, sku), 0)
+
+    async def refresh(self, version: int) -> None:
+        """Makes the copy as new as `version`, or newer."""
+        async with self._lock:
+            if self.version >= version:
+                return
+            async with self._database.transaction(isolation="repeatable_read", readonly=True) as snapshot:
+                found = await snapshot.fetchval(VERSION)
+                rows = await snapshot.fetch(THRESHOLDS)
+            self._thresholds = {(r["channel"], r["sku"]): r["quantity"] for r in rows}
+            self.version = found
+
+
+def is_online(channel: str) -> bool:
+    """Whether safety stock and thresholds are kept from a channel."""
+    return channel != POS

@@ -1,0 +1,340 @@
+"""Reservations: reserve, change, extend, release. Gate first, then the journal, then the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from onhand.clock import LedgerClock
+from onhand.domain.errors import (
+    GateUnavailable,
+    InsufficientStock,
+    LedgerUnavailable,
+    ReservationNotActive,
+    ReservationNotFound,
+    Short,
+    SkuNotFound,
+    invalid,
+)
+from onhand.domain.stock import MAX_QUANTITY, sum_lines
+from onhand.ids import new_id, parse_id
+from onhand.ledger.transaction import Answer, Claim, ClaimRefused, Ledger, Mutation, Transaction, body_hash, is_certain
+from onhand.reservations.claims import ClaimGone, Claims, GateShort, Held, Wants
+from onhand.reservations.combiner import Combiner
+from onhand.reservations.journal import Entry, Journal, Outcome
+from onhand.reservations.policy import Policy
+from onhand.reservations.sweep import Sweeper
+from onhand.v1 import inventory_pb2 as v1
+from onhand.v1 import types_pb2
+from onhand.wire import channel_name, channel_value, timestamp
+
+TTL_SECONDS_DEFAULT = 900
+"""How long a reservation holds if its caller does not say."""
+RESERVE_ATTEMPTS_MAX = 4
+"""How often a reservation claims anew after the ledger refused its claim."""
+JOURNAL_ENTRIES_MAX = 200
+"""Reservations in one round of the journal."""
+JOURNAL_ROUNDS_MAX = 2
+"""Rounds of the journal that a process has under way at once."""
+KNOWN_SKUS_MAX = 100_000
+"""Skus that a process remembers to exist; a product is never deleted."""
+
+# A change inserts the new claims of a reservation together: the youngest rows are what it holds, or held last.
+RESERVATION = """
+SELECT location_id, claim_id, lines, channel, customer_id, deadline, order_id,
+       CASE WHEN state = 'active' AND deadline <= now() THEN 'expired' ELSE state END AS state
+  FROM claims c WHERE reservation_id = $1
+   AND created_time = (SELECT max(created_time) FROM claims WHERE reservation_id = $1)
+ ORDER BY location_id"""
+EXTEND = """
+UPDATE claims SET deadline = greatest(deadline, $2)
+ WHERE reservation_id = $1 AND state = 'active' AND deadline > now() RETURNING claim_id"""
+UNKNOWN_SKU = """
+SELECT s.sku FROM unnest($1::text[]) AS s (sku) WHERE NOT EXISTS (SELECT FROM products p WHERE p.sku = s.sku)
+ ORDER BY 1 LIMIT 1"""
+
+STATES = {
+    "active": v1.RESERVATION_STATE_ACTIVE,
+    "confirmed": v1.RESERVATION_STATE_CONFIRMED,
+    "released": v1.RESERVATION_STATE_RELEASED,
+    "expired": v1.RESERVATION_STATE_EXPIRED,
+}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A reservation as the ledger has it."""
+
+    reservation_id: UUID
+    state: str
+    channel: str
+    customer_id: str
+    deadline: datetime
+    order_id: UUID | None
+    claims: dict[str, UUID]
+    wants: Wants
+
+    def message(self) -> v1.Reservation:
+        """For the wire."""
+        return _reservation(
+            self.reservation_id, self.state, self.channel, self.customer_id, self.deadline, self.wants, self.order_id
+        )
+
+
+class Reservations:
+    """The reservations of the inventory."""
+
+    def __init__(
+        self, ledger: Ledger, claims: Claims, journal: Journal, sweeper: Sweeper, policy: Policy, clock: LedgerClock
+    ) -> None:
+        self._ledger = ledger
+        self._claims = claims
+        self._sweeper = sweeper
+        self._policy = policy
+        self._clock = clock
+        self._known_skus: set[str] = set()
+        self._journal = journal
+        self._rounds: Combiner[Entry, Outcome] = Combiner(
+            "journal", self._write, round_items_max=JOURNAL_ENTRIES_MAX, rounds_at_once_max=JOURNAL_ROUNDS_MAX
+        )
+
+    async def _write(self, entries: Sequence[Entry]) -> list[Outcome]:
+        """A round. Two attempts of one request go into it one after the other: the second finds the first."""
+        first: dict[str, Entry] = {}
+        for entry in entries:
+            first.setdefault(entry.request_id, entry)
+        outcome = dict(zip(first, await self._journal.write(list(first.values())), strict=True))
+        outcomes: list[Outcome] = []
+        for entry in entries:
+            if first[entry.request_id] is entry:
+                outcomes.append(outcome[entry.request_id])
+            else:
+                outcomes += await self._journal.write([entry])
+        return outcomes
+
+    # ----------------------------------------------------------------------------------------------------- reserve
+    async def reserve(self, request: v1.ReserveRequest) -> v1.ReserveResponse:
+        """Holds a basket until its deadline; survives any crash once it is answered."""
+        wants = wants_of(request.baskets)
+        channel = channel_name(request.channel)
+        is_swept = False
+        for _ in range(RESERVE_ATTEMPTS_MAX):
+            deadline = self._clock.now() + timedelta(seconds=request.ttl_seconds or TTL_SECONDS_DEFAULT)
+            try:
+                held = await self._claims.take(wants, due=deadline, channel=channel)
+            except GateShort as short:
+                # The first attempt of this request may have won what this one misses.
+                known = await self._ledger.find_answer(request, v1.ReserveResponse)
+                if known is not None:
+                    return known
+                if not is_swept and await self._close_due(short.shorts):
+                    is_swept = True
+                    continue
+                await self._refuse(short.shorts)
+            entry = self._entry(request, wants, channel, deadline, held)
+            outcome = await self._journalled(entry, held)
+            if outcome is Outcome.JOURNALLED:
+                return v1.ReserveResponse.FromString(entry.response)
+            if outcome is Outcome.REQUEST_KNOWN:
+                known = await self._ledger.find_answer(request, v1.ReserveResponse)
+                if known is None:
+                    raise LedgerUnavailable("the request is recorded, its answer was not found")
+                return known
+            if outcome is Outcome.POLICY_CHANGED:
+                await self._policy.refresh(self._policy.version + 1)
+            else:
+                await self._claims.mend(held.claims)
+        raise GateUnavailable("its epoch moved on again and again")
+
+    def _entry(self, request: v1.ReserveRequest, wants: Wants, channel: str, deadline: datetime, held: Held) -> Entry:
+        reservation_id = new_id()
+        message = _reservation(reservation_id, "active", channel, request.customer_id, deadline, wants, None)
+        return Entry(
+            request_id=request.request_id,
+            method=type(request).__name__,
+            body_hash=body_hash(request),
+            response=v1.ReserveResponse(reservation=message).SerializeToString(),
+            reservation_id=reservation_id,
+            channel=channel,
+            customer_id=request.customer_id,
+            deadline=deadline,
+            policy_version=self._policy.version,
+            claims=held.claims,
+        )
+
+    async def _journalled(self, entry: Entry, held: Held) -> Outcome:
+        try:
+            outcome = await self._rounds.submit(entry)
+        except Exception as error:
+            if is_certain(error):
+                self._claims.give_back(held.claims)
+            raise  # else the outcome is unknown: the claim is left to the sweeper
+        if outcome is not Outcome.JOURNALLED:
+            self._claims.give_back(held.claims)
+        return outcome
+
+    async def _close_due(self, shorts: Sequence[Short]) -> bool:
+        return any([await self._sweeper.close_due(location_id) for location_id in {s.location_id for s in shorts}])
+
+    async def _refuse(self, shorts: Sequence[Short]) -> None:
+        unsure = {s.sku for s in shorts} - self._known_skus
+        if unsure:
+            async with self._ledger.read() as connection:
+                unknown = await connection.fetchval(UNKNOWN_SKU, sorted(unsure))
+            if unknown is not None:
+                raise SkuNotFound(unknown)
+            if len(self._known_skus) + len(unsure) > KNOWN_SKUS_MAX:
+                self._known_skus.clear()
+            self._known_skus |= unsure
+        raise InsufficientStock(tuple(shorts))
+
+    # ------------------------------------------------------------------------------------------------------ change
+    async def standing(self, reservation_id: UUID) -> Standing:
+        """A reservation as it is now. Raises ReservationNotFound."""
+        async with self._ledger.read() as connection:
+            rows = await connection.fetch(RESERVATION, reservation_id)
+        return _standing(reservation_id, rows)
+
+    async def change(self, request: v1.ChangeReservationRequest) -> v1.ChangeReservationResponse:
+        """Swaps what a reservation holds: both are held until the ledger has swapped them."""
+        wants = wants_of(request.baskets)
+        reservation_id = parse_id("reservation_id", request.reservation_id)
+        is_swept = False
+        for _ in range(RESERVE_ATTEMPTS_MAX):
+            old = await self.standing(reservation_id)
+            if old.state != "active":
+                return await self._first_or(request, v1.ChangeReservationResponse, old)
+            try:
+                held = await self._claims.take(wants, due=old.deadline, channel=old.channel, frees=old.claims)
+            except ClaimGone:
+                continue  # expired or changed meanwhile: look again
+            except GateShort as short:
+                known = await self._ledger.find_answer(request, v1.ChangeReservationResponse)
+                if known is not None:
+                    return known
+                if not is_swept and await self._close_due(short.shorts):
+                    is_swept = True
+                    continue
+                await self._refuse(short.shorts)
+            try:
+                return await self._swap(request, old, held)
+            except ClaimRefused:
+                await self._claims.mend(held.claims)
+        raise GateUnavailable("the reservation was changed again and again")
+
+    async def _first_or(self, request: Mutation, response_type: type[Answer], old: Standing) -> Answer:
+        known = await self._ledger.find_answer(request, response_type)
+        if known is None:
+            raise ReservationNotActive(str(old.reservation_id), old.state.upper())
+        return known
+
+    async def _swap(
+        self, request: v1.ChangeReservationRequest, old: Standing, held: Held
+    ) -> v1.ChangeReservationResponse:
+        is_used = False
+        wants = [(c.location_id, c.lines) for c in held.claims]
+
+        async def work(transaction: Transaction) -> v1.ChangeReservationResponse:
+            nonlocal is_used
+            is_used = True
+            await transaction.replace_claims(old.reservation_id, old.claims, held.claims)
+            message = _reservation(
+                old.reservation_id, "active", old.channel, old.customer_id, old.deadline, wants, None
+            )
+            return v1.ChangeReservationResponse(reservation=message)
+
+        try:
+            response = await self._ledger.mutate(request, v1.ChangeReservationResponse, work)
+        except Exception as error:
+            if is_certain(error):
+                self._claims.give_back(held.claims)
+            raise
+        if not is_used:
+            self._claims.give_back(held.claims)
+        return response
+
+    # --------------------------------------------------------------------------------------------- extend, release
+    async def extend(self, request: v1.ExtendReservationRequest) -> v1.ExtendReservationResponse:
+        """Moves the deadline in the ledger; the gate's hint follows when the sweeper meets it."""
+        reservation_id = parse_id("reservation_id", request.reservation_id)
+        deadline = self._clock.now() + timedelta(seconds=request.ttl_seconds or TTL_SECONDS_DEFAULT)
+
+        async def work(transaction: Transaction) -> v1.ExtendReservationResponse:
+            if not await transaction.connection.fetch(EXTEND, reservation_id, deadline):
+                await transaction.refuse_inactive(reservation_id)
+            rows = await transaction.connection.fetch(RESERVATION, reservation_id)
+            return v1.ExtendReservationResponse(reservation=_standing(reservation_id, rows).message())
+
+        return await self._ledger.mutate(request, v1.ExtendReservationResponse, work)
+
+    async def release(self, request: v1.ReleaseReservationRequest) -> v1.ReleaseReservationResponse:
+        """Gives back what a reservation holds."""
+        reservation_id = parse_id("reservation_id", request.reservation_id)
+
+        async def work(transaction: Transaction) -> v1.ReleaseReservationResponse:
+            await transaction.release_reservation(reservation_id)
+            rows = await transaction.connection.fetch(RESERVATION, reservation_id)
+            return v1.ReleaseReservationResponse(reservation=_standing(reservation_id, rows).message())
+
+        return await self._ledger.mutate(request, v1.ReleaseReservationResponse, work)
+
+
+def wants_of(baskets: Sequence[v1.LocationBasket]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """The baskets by location, each sku once. Raises InvalidRequest for a location named twice or an absurd sum."""
+    wants: dict[str, list[tuple[str, int]]] = {}
+    for n, basket in enumerate(baskets):
+        if basket.location_id in wants:
+            raise invalid(f"baskets[{n}].location_id", f"{basket.location_id!r} is named twice")
+        lines = sum_lines((line.sku, line.quantity) for line in basket.lines)
+        for sku, quantity in lines:
+            if quantity > MAX_QUANTITY:
+                raise invalid(f"baskets[{n}].lines", f"{quantity} of {sku!r} in sum is more than {MAX_QUANTITY}")
+        wants[basket.location_id] = lines
+    return sorted(wants.items())
+
+
+def _standing(reservation_id: UUID, rows: Sequence[Any]) -> Standing:
+    if not rows:
+        raise ReservationNotFound(str(reservation_id))
+    first = rows[0]
+    return Standing(
+        reservation_id,
+        first["state"],
+        first["channel"],
+        first["customer_id"],
+        first["deadline"],
+        first["order_id"],
+        {r["location_id"]: r["claim_id"] for r in rows},
+        [(r["location_id"], [(s, q) for s, q in r["lines"]]) for r in rows],
+    )
+
+
+def _reservation(
+    reservation_id: UUID,
+    state: str,
+    channel: str,
+    customer_id: str,
+    deadline: datetime,
+    wants: Sequence[tuple[str, Sequence[tuple[str, int]]]],
+    order_id: UUID | None,
+) -> v1.Reservation:
+    return v1.Reservation(
+        reservation_id=str(reservation_id),
+        state=STATES[state],
+        baskets=[
+            v1.LocationBasket(
+                location_id=location_id, lines=[types_pb2.BasketLine(sku=s, quantity=q) for s, q in lines]
+            )
+            for location_id, lines in wants
+        ],
+        channel=channel_value(channel),
+        customer_id=customer_id,
+        expire_time=timestamp(deadline),
+        order_id=str(order_id) if order_id else "",
+    )
+
+
+__all__ = ["Claim", "Reservations", "Standing", "wants_of"]

@@ -1,0 +1,133 @@
+"""Closing what ran past its deadline: reservations that expire, and claims in the gate that have no row (orphans)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from uuid import UUID
+
+from onhand.clock import LedgerClock, milliseconds
+from onhand.postgres import Database
+from onhand.redis import Unreachable
+from onhand.reservations.gate import Drop, Gate
+from onhand.reservations.rebuild import Rebuilder
+from onhand.reservations.relay import Relay
+
+log = logging.getLogger(__name__)
+
+EXPIRED_MAX = 500
+"""Reservations that are expired by one statement."""
+PATROL_LOCATIONS_MAX = 200
+"""Locations whose gate is looked at by one pipeline."""
+
+EXPIRE = """
+WITH due AS (
+    SELECT location_id, claim_id FROM claims
+     WHERE state = 'active' AND deadline <= now() AND ($2::text IS NULL OR location_id = $2)
+     ORDER BY deadline LIMIT $1 FOR UPDATE SKIP LOCKED)
+UPDATE claims c SET state = 'expired', closed_time = now() FROM due
+ WHERE c.location_id = due.location_id AND c.claim_id = due.claim_id RETURNING c.location_id, c.claim_id"""
+ROWS = """
+SELECT location_id, claim_id, state, deadline <= now() AS is_due, (extract(epoch FROM deadline) * 1000)::int8 AS due_ms
+  FROM claims JOIN unnest($1::text[], $2::uuid[]) AS c (location_id, claim_id) USING (location_id, claim_id)"""
+# A row closes an orphan for good: an insert of its claim that is still on its way meets it and is refused.
+CLOSE_ORPHANS = """
+INSERT INTO claims (location_id, claim_id, state, lines, deadline, closed_time)
+SELECT location_id, claim_id, 'expired', '[]', now(), now()
+  FROM unnest($1::text[], $2::uuid[]) AS c (location_id, claim_id) ORDER BY 1, 2
+ON CONFLICT DO NOTHING RETURNING location_id, claim_id"""
+HEADS = """
+SELECT l.location_id, h.last_number FROM locations l JOIN location_delta_heads h USING (location_id)
+ WHERE l.deleted_time IS NULL AND l.location_id > $1 ORDER BY l.location_id LIMIT $2"""
+
+
+class Sweeper:
+    """Finds what crashes and time left behind; any number may run at once."""
+
+    def __init__(self, database: Database, gate: Gate, relay: Relay, rebuilder: Rebuilder, clock: LedgerClock) -> None:
+        self._database = database
+        self._gate = gate
+        self._relay = relay
+        self._rebuilder = rebuilder
+        self._clock = clock
+        self._closing: dict[str, asyncio.Task[int]] = {}
+        self._patrolled = ""
+
+    async def expire(self, location_id: str | None = None) -> int:
+        """Expires reservations past the ledger's deadline and gives their units back. Returns how many."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(EXPIRE, EXPIRED_MAX, location_id)
+        if rows:
+            await self._relay.drop([Drop(r["location_id"], r["claim_id"], give_back=True) for r in rows])
+        return len(rows)
+
+    async def close_due(self, location_id: str) -> int:
+        """Expires and closes what is due at a location; callers at the same time share one look. Returns how many."""
+        task = self._closing.get(location_id)
+        if task is None:
+            task = asyncio.create_task(self._close_due(location_id), name=f"closing what is due at {location_id}")
+            self._closing[location_id] = task
+            task.add_done_callback(lambda _: self._closing.pop(location_id))
+        return await asyncio.shield(task)
+
+    async def _close_due(self, location_id: str) -> int:
+        count = await self.expire(location_id)
+        ((_, due),) = await self._gate.patrol([location_id], milliseconds(self._clock.now()))
+        return count + await self._close([(location_id, c) for c in due])
+
+    async def patrol(self) -> bool:
+        """Looks at the gate of the next locations: orphans, and increases that were not relayed. True at the last ones."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(HEADS, self._patrolled, PATROL_LOCATIONS_MAX)
+        self._patrolled = rows[-1]["location_id"] if len(rows) == PATROL_LOCATIONS_MAX else ""
+        if rows:
+            found = await self._gate.patrol([r["location_id"] for r in rows], milliseconds(self._clock.now()))
+            due = [(r["location_id"], c) for r, (_, claims) in zip(rows, found, strict=True) for c in claims]
+            await self._close(due)
+            for row, (header, _) in zip(rows, found, strict=True):
+                if header.epoch and header.delta < row["last_number"]:
+                    await self._relay.catch_up(row["location_id"], row["last_number"], header.epoch)
+        return self._patrolled == ""
+
+    async def _close(self, due: Sequence[tuple[str, UUID]]) -> int:
+        """Ends claims past their hint as their rows say; those without a row are closed in the ledger first."""
+        if not due:
+            return 0
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(ROWS, [d[0] for d in due], [d[1] for d in due])
+            known = {(r["location_id"], r["claim_id"]): r for r in rows}
+            orphans = [d for d in due if d not in known]
+            closed = (
+                await connection.fetch(CLOSE_ORPHANS, [o[0] for o in orphans], [o[1] for o in orphans])
+                if orphans
+                else []
+            )
+        drops = [Drop(r["location_id"], r["claim_id"], give_back=True) for r in closed]
+        reminders: list[tuple[str, UUID, int]] = []
+        for (location_id, claim_id), row in known.items():
+            if row["state"] == "active":
+                if not row["is_due"]:  # it was extended
+                    reminders.append((location_id, claim_id, row["due_ms"]))
+            else:
+                drops.append(Drop(location_id, claim_id, give_back=row["state"] in ("released", "expired")))
+        if closed:
+            log.info("%d orphaned claim(s) closed", len(closed))
+        if reminders:
+            await self._gate.remind(reminders)
+        await self._relay.drop(drops)
+        return sum(d.give_back for d in drops)
+
+
+async def repeat(what: str, step: object, pause_seconds: float, error_pause_seconds: float = 2.0) -> None:
+    """Runs `step` for ever, `pause_seconds` apart; an error is logged and tried again after a longer pause."""
+    assert callable(step)
+    while True:
+        try:
+            await step()
+            await asyncio.sleep(pause_seconds)
+        except asyncio.CancelledError:
+            raise
+        except (Unreachable, Exception) as error:
+            log.warning("%s: %s: %s", what, type(error).__name__, error)
+            await asyncio.sleep(error_pause_seconds)
