@@ -144,9 +144,7 @@ async def load(connection: _Connection, feed: Feed, progress: Progress) -> dict[
 async def _stage(connection: _Connection, feed: Feed, progress: Progress) -> None:
     """Copy all rows into temporary tables, each with its number in the feed."""
     rows: dict[str, Iterable[Sequence[Any]]] = {
-        "locations": (
-            (*row[:6], json.dumps([hours._asdict() for hours in row.opening_hours]), *row[7:]) for row in feed.locations
-        ),
+        "locations": ((*row[:6], json.dumps(row.opening_hours), *row[7:]) for row in feed.locations),
         "groups": (row[:2] for row in feed.groups),
         "members": ((row.location_group_id, member) for row in feed.groups for member in row.location_ids),
         "products": feed.products,
