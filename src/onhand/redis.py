@@ -109,7 +109,7 @@ class GateConnections:
         connection: AbstractConnection = self._factory.make_connection()  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
             bound = _Bound(connection, "")
             (info,) = await bound.ask([("INFO", "server")])
             if isinstance(info, ResponseError):

@@ -50,7 +50,7 @@ class Method:
         self._validator = validator
         self._is_mutation = "request_id" in descriptor.input_type.fields_by_name
 
-    async def __call__(self, request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+    async def answer(self, request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
         """Answers one call, or aborts it with a google.rpc.Status."""
         try:
             self._validator.check(request)
@@ -95,10 +95,11 @@ def services(
         methods = {}
         for method in service.methods:
             request_type = message_factory.GetMessageClass(method.input_type)
+            response_type = message_factory.GetMessageClass(method.output_type)
             methods[method.name] = grpc.unary_unary_rpc_method_handler(
-                Method(method, _handler(objects, method), validator),
+                Method(method, _handler(objects, method), validator).answer,
                 request_deserializer=request_type.FromString,
-                response_serializer=Message.SerializeToString,
+                response_serializer=response_type.SerializeToString,
             )
         handlers.append(grpc.method_handlers_generic_handler(name, methods))
     return handlers

@@ -1,0 +1,132 @@
+"""Server processes on one port: started, watched, drained, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+RESTARTS_MAX = 5
+"""How often a process that died is started again before the whole server gives up."""
+RESTARTS_WINDOW_SECONDS = 60.0
+"""Only restarts this recent count."""
+END_SECONDS_MAX = 15.0
+"""How long processes may take to drain before they are killed."""
+WATCH_SECONDS = 0.2
+"""How often the processes are looked after."""
+
+
+class PortTakenError(Exception):
+    """Something else listens on the port."""
+
+
+def reserve_port(host: str, port: int) -> socket.socket:
+    """Holds a free port without listening, so that our own processes may share it and nobody else slips in between.
+
+    `port` 0 chooses one. Raises PortTakenError where something listens already.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if port:
+        # Without SO_REUSEPORT: two servers that share a port without knowing would each get half of the calls.
+        probe = socket.socket(family, socket.SOCK_STREAM)
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortTakenError(
+                f"{host}:{port} cannot be listened on ({error.strerror}); stop what uses it, or choose another --port"
+            ) from error
+        finally:
+            probe.close()
+    held = socket.socket(family, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind((host, port))
+    return held
+
+
+class Processes:
+    """Children that run the same command; one that dies is started again, within bounds."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], count: int) -> None:
+        self._command = command
+        self._environment = os.environ | environment
+        self._children = [self._start() for _ in range(count)]
+        self._restarts: list[float] = []
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # A session of its own: the terminal's Ctrl-C reaches the parent only, which drains the children in order.
+        return subprocess.Popen(self._command, env=self._environment, start_new_session=True)
+
+    @property
+    def pids(self) -> list[int]:
+        """The pids of the children."""
+        return [child.pid for child in self._children]
+
+    def check(self) -> None:
+        """Starts again what died. Raises RuntimeError where that happens too often."""
+        for n, child in enumerate(self._children):
+            code = child.poll()
+            if code is None:
+                continue
+            now = time.monotonic()
+            self._restarts = [t for t in self._restarts if now - t < RESTARTS_WINDOW_SECONDS] + [now]
+            if len(self._restarts) > RESTARTS_MAX:
+                raise RuntimeError(f"server processes died {len(self._restarts)} times in a minute; see the log above")
+            log.error("server process %d ended with %d; starting another", child.pid, code)
+            self._children[n] = self._start()
+
+    def stop(self) -> None:
+        """Lets the children drain, and kills what does not end."""
+        for child in self._children:
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+        until = time.monotonic() + END_SECONDS_MAX
+        for child in self._children:
+            try:
+                child.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.error("server process %d does not end; killing it", child.pid)
+                child.kill()
+                child.wait()
+
+
+def server_processes(*, postgres_dsn: str, redis_url: str, host: str, port: int, count: int) -> Processes:
+    """Children that serve on one reserved port."""
+    command = [sys.executable, "-m", "onhand.cli", "serve", "--processes", "1", "--host", host, "--port", str(port)]
+    environment = {
+        "ONHAND_POSTGRES_DSN": postgres_dsn,
+        "ONHAND_REDIS_URL": redis_url,
+        "ONHAND_PORT_IS_SHARED": "1",
+        "ONHAND_PARENT_PID": str(os.getpid()),
+    }
+    return Processes(command, environment, count)
+
+
+async def until_stopped(check: Callable[[], None]) -> None:
+    """Returns at SIGINT or SIGTERM; calls `check` all the while."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    while not stopped.is_set():
+        check()
+        try:
+            await asyncio.wait_for(stopped.wait(), WATCH_SECONDS)
+        except TimeoutError:
+            continue
+
+
+def check_parent() -> None:
+    """Stops this process, drained, where its parent is gone: a killed parent leaves no servers behind."""
+    parent = os.environ.get("ONHAND_PARENT_PID")
+    if parent is not None and os.getppid() != int(parent):
+        log.error("the parent process %s is gone; stopping", parent)
+        os.kill(os.getpid(), signal.SIGTERM)
