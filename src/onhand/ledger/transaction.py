@@ -50,9 +50,14 @@ INSERT INTO stock_levels (location_id, sku)
 SELECT p.location_id, p.sku FROM unnest($1::text[], $2::text[]) AS p (location_id, sku)
   JOIN locations l USING (location_id) JOIN products USING (sku) WHERE l.deleted_time IS NULL
  ORDER BY 1, 2 ON CONFLICT DO NOTHING"""
+# Epochs before levels, as everywhere: whoever raises an epoch waits here for nobody who waits for a level.
 LOCK_LEVELS = """
-SELECT s.location_id, s.sku, s.available, s.allocated, s.damaged, s.quarantine
-  FROM stock_levels s JOIN unnest($1::text[], $2::text[]) AS p (location_id, sku) USING (location_id, sku)
+WITH epochs AS MATERIALIZED (
+    SELECT location_id, epoch FROM location_epochs
+     WHERE location_id = ANY ($1) AND NOT is_closed ORDER BY location_id FOR SHARE)
+SELECT s.location_id, s.sku, s.available, s.allocated, s.damaged, s.quarantine, e.epoch
+  FROM epochs e JOIN unnest($1::text[], $2::text[]) AS p (location_id, sku) USING (location_id)
+  JOIN stock_levels s USING (location_id, sku)
  ORDER BY s.location_id, s.sku FOR UPDATE OF s"""
 MISSING = """
 SELECT p.location_id, p.sku, l.location_id IS NULL AS no_location, q.sku IS NULL AS no_sku
@@ -71,7 +76,7 @@ WITH level AS (
 INSERT INTO stock_movements (location_id, sku, quantity, from_bucket, to_bucket, reason_code, reference_document, channel,
                              actor, occurred_time)
 SELECT m.location_id, m.sku, m.quantity, m.from_bucket, m.to_bucket, m.reason_code, m.reference_document, m.channel,
-       m.actor, coalesce(m.occurred_time, now())
+       m.actor, least(m.occurred_time, now())
   FROM unnest($7::text[], $8::text[], $9::int8[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[],
               $15::text[], $16::timestamptz[])
        AS m (location_id, sku, quantity, from_bucket, to_bucket, reason_code, reference_document, channel, actor,
@@ -195,6 +200,7 @@ class Transaction:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self._epochs: dict[str, int] = {}
         self._levels: dict[Position, Level] = {}
         self._settlements: dict[str, Settlement] = {}
         self._increases: dict[str, list[tuple[str, int, int | None]]] = {}
@@ -229,8 +235,10 @@ class Transaction:
             self._settlement(c.location_id).forget.append(c.claim_id)
             self._cover(c.location_id, c.lines)
 
-    def bypass(self, location_ids: Iterable[str]) -> None:
+    async def bypass(self, location_ids: Iterable[str]) -> None:
         """Lets units leave `available` without a claim: the epoch is raised in this commit, so no gate is trusted after."""
+        rows = await self.connection.fetch(RAISE_EPOCHS, sorted(location_ids))
+        self._epochs.update({r["location_id"]: r["epoch"] for r in rows})
         self._bypassed.update(location_ids)
 
     def covers(self, wanted: Mapping[Position, int]) -> bool:
@@ -312,7 +320,8 @@ class Transaction:
             if create:
                 await self.connection.execute(CREATE_LEVELS, *columns)
                 rows = await self.connection.fetch(LOCK_LEVELS, *columns)
-        found = {(r["location_id"], r["sku"]): Level(*tuple(r)[2:]) for r in rows}
+        found = {(r["location_id"], r["sku"]): Level(*tuple(r)[2:6]) for r in rows}
+        self._epochs.update({r["location_id"]: r["epoch"] for r in rows})
         self._levels.update(found)
         return {p: found.get(p, Level()) for p in wanted}
 
@@ -364,8 +373,12 @@ class Transaction:
         self._events.append((new_id(), type, subject, location_id, to_json(data)))
 
     async def _share_epochs(self, location_ids: Iterable[str]) -> dict[str, int]:
-        rows = await self.connection.fetch(SHARE_EPOCHS, sorted(location_ids))
-        return {r["location_id"]: r["epoch"] for r in rows}
+        """The epochs of locations, which stay what they are until this transaction ends; a deleted one is absent."""
+        unknown = sorted(set(location_ids) - self._epochs.keys())
+        if unknown:
+            rows = await self.connection.fetch(SHARE_EPOCHS, unknown)
+            self._epochs.update({r["location_id"]: r["epoch"] for r in rows})
+        return self._epochs
 
     async def finish(self) -> list[Settlement]:
         """Writes what must follow the commit, and returns it."""
@@ -376,10 +389,6 @@ class Transaction:
             )
         if self._events:
             await self.connection.execute(EMIT, *(list(column) for column in zip(*self._events, strict=True)))
-        if self._bypassed:
-            rows = await self.connection.fetch(RAISE_EPOCHS, sorted(self._bypassed))
-            for row in rows:
-                self._settlement(row["location_id"]).epoch = row["epoch"]
         waiting = sorted({s.location_id for s in self._settlements.values() if s.give_back} | set(self._increases))
         if waiting:
             # Shared until the commit: no snapshot of a rebuild can lie between this epoch and the increase.

@@ -133,7 +133,7 @@ class Decreases:
         locations = [location_id for location_id, _ in wants]
 
         async def run(transaction: Transaction) -> Answer:
-            transaction.bypass(locations)
+            await transaction.bypass(locations)
             return await work(transaction, await _overdrawn(transaction, wants))
 
         response = await self._ledger.mutate(request, response_type, run)
