@@ -1,0 +1,153 @@
+"""The auditor of a replay: checks every answer as it comes, and followed positions against their movements at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from onhand.simulate.calls import Client
+from onhand.v1 import inventory_pb2
+
+EVIDENCE_MAX = 20
+"""How many violations are described; all are counted."""
+READS_AT_ONCE = 16
+MOVEMENTS_PAGE = 500
+MOVEMENT_PAGES_MAX = 40
+
+Position = tuple[str, str]
+Result = TypeVar("Result")
+
+_BUCKETS = {
+    inventory_pb2.BUCKET_AVAILABLE: "available",
+    inventory_pb2.BUCKET_ALLOCATED: "allocated",
+    inventory_pb2.BUCKET_DAMAGED: "damaged",
+    inventory_pb2.BUCKET_QUARANTINE: "quarantine",
+}
+
+
+@dataclass
+class Findings:
+    """What one process saw: violations with their evidence, and what left and came back at the followed positions."""
+
+    checks: int = 0
+    violations: int = 0
+    oversold_units: int = 0
+    evidence: list[str] = field(default_factory=list)
+    left: dict[Position, int] = field(default_factory=dict)
+    came_back: dict[Position, int] = field(default_factory=dict)
+
+    def check(self, is_right: bool, evidence: str) -> None:
+        """Counts a check, and a violation with what it was, if it is one."""
+        self.checks += 1
+        if not is_right:
+            self.violations += 1
+            if len(self.evidence) < EVIDENCE_MAX:
+                self.evidence.append(evidence)
+
+    def merge(self, other: Findings) -> None:
+        """Adds what another process saw."""
+        self.checks += other.checks
+        self.violations += other.violations
+        self.oversold_units += other.oversold_units
+        self.evidence = (self.evidence + other.evidence)[:EVIDENCE_MAX]
+        for mine, theirs in ((self.left, other.left), (self.came_back, other.came_back)):
+            for position, units in theirs.items():
+                mine[position] = mine.get(position, 0) + units
+
+
+class Snapshot(NamedTuple):
+    """One position at one moment, and its newest movement then."""
+
+    position: inventory_pb2.StockPosition
+    movement_id: int
+
+
+async def snapshot(client: Client, positions: Sequence[Position]) -> dict[Position, Snapshot]:
+    """Reads positions and where their movements end."""
+
+    async def read(position: Position) -> Snapshot:
+        inventory = client.stubs().inventory
+        location_id, sku = position
+        newest = await client.call(
+            inventory.ListMovements,
+            inventory_pb2.ListMovementsRequest(location_id=location_id, sku=sku, page_size=1),
+        )
+        answer = await client.call(
+            inventory.GetStockPosition, inventory_pb2.GetStockPositionRequest(location_id=location_id, sku=sku)
+        )
+        return Snapshot(answer.position, max((each.movement_id for each in newest.movements), default=0))
+
+    return dict(zip(positions, await _bounded(read, positions), strict=True))
+
+
+async def audit(client: Client, before: dict[Position, Snapshot], findings: Findings, *, is_all_known: bool) -> None:
+    """Compares each followed position with its movements since, and these with what the clients were answered.
+
+    Nobody else may have sold there meanwhile. Where the outcome of some basket is unknown (`is_all_known` false) the
+    clients' own sums are left out.
+    """
+
+    async def examine(position: Position) -> None:
+        inventory = client.stubs().inventory
+        location_id, sku = position
+        place = f"{sku} at {location_id}"
+        movements = await _movements_since(client, position, before[position].movement_id)
+        answer = await client.call(
+            inventory.GetStockPosition, inventory_pb2.GetStockPositionRequest(location_id=location_id, sku=sku)
+        )
+        now, then = answer.position, before[position].position
+        for bucket, name in _BUCKETS.items():
+            moved = sum(
+                each.quantity * ((each.to_bucket == bucket) - (each.from_bucket == bucket)) for each in movements
+            )
+            was, has = getattr(then, name), getattr(now, name)
+            findings.check(has >= 0, f"{place}: {name} is {has}")
+            findings.check(was + moved == has, f"{place}: {name} was {was}, moved {moved}, is {has}")
+            findings.oversold_units += max(0, -has)
+        on_hand = now.available + now.allocated + now.damaged + now.quarantine
+        findings.check(now.on_hand == on_hand, f"{place}: on_hand is {now.on_hand}, its buckets add up to {on_hand}")
+        findings.check(
+            now.reserved <= now.available, f"{place}: {now.reserved} are reserved, {now.available} are available"
+        )
+        findings.oversold_units += max(0, now.reserved - now.available)
+        if is_all_known:
+            customer = inventory_pb2.BUCKET_CUSTOMER
+            for name, sums, moved in (
+                ("left", findings.left, sum(each.quantity for each in movements if each.to_bucket == customer)),
+                ("came back", findings.came_back, sum(e.quantity for e in movements if e.from_bucket == customer)),
+            ):
+                answered = sums.get(position, 0)
+                findings.check(answered == moved, f"{place}: answers say {answered} {name}, the movements say {moved}")
+
+    await _bounded(examine, list(before))
+
+
+async def _movements_since(client: Client, position: Position, movement_id: int) -> list[inventory_pb2.StockMovement]:
+    inventory = client.stubs().inventory
+    found: list[inventory_pb2.StockMovement] = []
+    token = ""
+    for _ in range(MOVEMENT_PAGES_MAX):
+        page = await client.call(
+            inventory.ListMovements,
+            inventory_pb2.ListMovementsRequest(
+                location_id=position[0], sku=position[1], page_size=MOVEMENTS_PAGE, page_token=token
+            ),
+        )
+        found += (each for each in page.movements if each.movement_id > movement_id)
+        token = page.next_page_token
+        if not token or any(each.movement_id <= movement_id for each in page.movements):
+            return found
+    raise RuntimeError(f"{position} has more than {MOVEMENT_PAGES_MAX * MOVEMENTS_PAGE} movements since the start")
+
+
+async def _bounded(work: Callable[[Position], Awaitable[Result]], items: Iterable[Position]) -> list[Result]:
+    """All results, in order, READS_AT_ONCE at a time."""
+    limit = asyncio.Semaphore(READS_AT_ONCE)
+
+    async def one(item: Position) -> Result:
+        async with limit:
+            return await work(item)
+
+    return await asyncio.gather(*(one(item) for item in items))

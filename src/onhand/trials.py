@@ -1,0 +1,140 @@
+"""What the commands `replay` and `simulate` put together: real baskets, load clients, servers of their own, the audit.
+
+The load clients know the API only. What they cannot see (the feeds, a stack to run against, the ledger's own invariants) is
+joined to them here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from onhand.domain.errors import Refusal
+from onhand.feeds.completejourney import read_baskets
+from onhand.feeds.weeks import parse_weeks
+from onhand.simulate.buyers import run_buyers
+from onhand.simulate.plan import Basket, Line
+from onhand.simulate.replay import run_replay
+
+Progress = Callable[[int, int], None]
+
+
+def replay(
+    weeks: str,
+    *,
+    target: str,
+    processes: int,
+    seed: int,
+    run_id: str | None = None,
+    addresses: tuple[str, str] | None = None,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Any]:
+    """Plays the weeks' baskets against `target`, and audits; with `addresses` (PostgreSQL's, Redis') by the ledger too.
+
+    Raises FeedError, GaveUp and ProcessFailed. The report's `ok` says whether all was done and everything held.
+    """
+    chosen = parse_weeks(weeks)
+    read = read_baskets(chosen)
+    baskets = [
+        Basket(
+            basket.basket_id,
+            basket.location_id,
+            basket.customer_id,
+            tuple(Line(*line) for line in basket.lines),
+        )
+        for basket in read.baskets
+    ]
+    report = run_replay(baskets, target=target, processes=processes, seed=seed, run_id=run_id, progress=progress)
+    report["weeks"] = str(chosen)
+    report["read"] = {
+        "lines": read.lines_read,
+        "baskets": read.baskets_read,
+        "lines_left_out": read.lines_left_out,
+        "baskets_left_out": read.baskets_left_out,
+    }
+    if addresses is not None:
+        _verify(report, *addresses)
+    report["ok"] = not (report["violations"] or report["oversold_units"] or report["unknown"])
+    return report
+
+
+def simulate(
+    *,
+    buyers: int,
+    stock: int,
+    processes: int,
+    seed: int,
+    target: str | None = None,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Any]:
+    """Lets a crowd buy from `target`, or from a stack of its own with `processes` servers, which it ends.
+
+    Raises GaveUp, ProcessFailed and StackError. The report's `ok` says whether everything held.
+    """
+    if target is not None:
+        report = run_buyers(
+            target=target, buyers=buyers, stock=stock, processes=processes, seed=seed, progress=progress
+        )
+    else:
+        with servers(processes) as (own, addresses):
+            report = run_buyers(
+                target=own, buyers=buyers, stock=stock, processes=processes, seed=seed, progress=progress
+            )
+            _verify(report, *addresses)
+    report["processes"] = processes
+    report["ok"] = not (report["violations"] or report["oversold_units"] or report["unknown"])
+    return report
+
+
+@contextmanager
+def servers(processes: int) -> Iterator[tuple[str, tuple[str, str]]]:
+    """PostgreSQL, Valkey and server processes in a temporary folder, ended afterwards: (target, (DSN, URL))."""
+    from onhand.dev.stack import DevStack
+    from onhand.ledger.migrate import migrate
+    from onhand.serve import reserve_port, server_processes
+
+    with ExitStack() as ended:
+        folder = ended.enter_context(tempfile.TemporaryDirectory(prefix="onhand-simulate-", ignore_cleanup_errors=True))
+        stack = ended.enter_context(DevStack(Path(folder), fast=True))
+        migrate(stack.postgres_dsn)
+        held = ended.enter_context(reserve_port("127.0.0.1", 0))
+        addresses = stack.postgres_dsn, stack.redis_url
+        port = held.getsockname()[1]
+        children = server_processes(
+            postgres_dsn=addresses[0], redis_url=addresses[1], host="127.0.0.1", port=port, count=processes
+        )
+        ended.callback(children.stop)
+        yield f"127.0.0.1:{port}", addresses
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Progress]:
+    """One bar on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(description, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _verify(report: dict[str, Any], postgres_dsn: str, redis_url: str) -> None:
+    """Adds what the ledger and the gate say of themselves."""
+    from onhand.verify import verify
+
+    try:
+        ledger = asyncio.run(verify(postgres_dsn, redis_url)).to_json()
+    except Refusal as error:
+        ledger = {"ok": False, "checks": [], "error": str(error)}
+    failed = [check for check in ledger["checks"] if not check["ok"]]
+    # `onhand verify` shows them all; here it is enough to know how many held, and which did not.
+    report["verify"] = {**ledger, "checks": len(ledger["checks"]), "failed": failed}
+    report["violations"] += len(failed) + ("error" in ledger)
