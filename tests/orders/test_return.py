@@ -9,7 +9,7 @@ from onhand.domain.stock import Level
 from onhand.ids import new_id
 from onhand.v1 import order_pb2 as pb
 from onhand.v1 import types_pb2
-from shelf import request_id
+from shelf import request_id, set_price
 from shop import BREAD, CALLER, DEPOT, MILK, NORTH, SOUTH, Shop, cents, dollars, fulfillment_of, refused, told
 
 AVAILABLE, DAMAGED, QUARANTINE = pb.DISPOSITION_AVAILABLE, pb.DISPOSITION_DAMAGED, pb.DISPOSITION_QUARANTINE
@@ -80,15 +80,22 @@ async def test_refunds_of_a_line_add_up_to_what_was_paid_for_it(shop: Shop) -> N
 
 
 async def test_cancelled_and_returned_units_give_back_no_more_than_was_paid(shop: Shop) -> None:
-    order = (await shop.place({NORTH: {MILK: 3}, DEPOT: {MILK: 4}}, pb.FULFILLMENT_KIND_SHIP)).order
+    await set_price(shop.catalog, MILK, dollars(100), 3)
+    reservation_id = await shop.reserve({NORTH: {MILK: 3}, DEPOT: {MILK: 4}})
+    request = shop.place_request(reservation_id, dict.fromkeys((NORTH, DEPOT), pb.FULFILLMENT_KIND_SHIP), 233)
+    order = (await shop.orders.place_order(request, CALLER)).order
     work = fulfillment_of(order, NORTH).fulfillment_order_id
     for step in (shop.accept, shop.pick, shop.ship):
         await step(work)
-    await shop.take_back(order.order_id, NORTH, _line(1))
-    await shop.cancel(order.order_id, {1: 4})
-    await shop.take_back(order.order_id, NORTH, _line(2))
+    # 33.29 a unit: the shares of 1, 2, 3, 4, 5, 6 and 7 of them are 33, 67, 100, 133, 166, 200 and 233 cents.
+    assert cents((await shop.take_back(order.order_id, NORTH, _line(1))).refund) == 33
+    assert cents((await shop.cancel(order.order_id, {1: 1})).refund) == 34
+    assert cents((await shop.cancel(order.order_id, {1: 2})).refund) == 66
+    both = await shop.take_back(order.order_id, NORTH, _line(1), _line(1, DAMAGED))
+    assert [cents(line.refund) for line in both.lines] == [33, 34]
+    assert cents((await shop.cancel(order.order_id, {1: 1})).refund) == 33
     after = await shop.order(order.order_id)
-    assert cents(after.refunded) == cents(after.total) == 7 * 199
+    assert cents(after.refunded) == cents(after.total) == 233
 
 
 async def test_a_store_that_never_had_an_item_takes_it_back(shop: Shop) -> None:
@@ -125,6 +132,7 @@ async def test_units_come_back_once_however_many_bring_them(shop: Shop) -> None:
         *(shop.take_back(order.order_id, place, _line(1)) for place in places), return_exceptions=True
     )
     assert sum(isinstance(result, pb.Return) for result in results) == 4
+    assert {getattr(r, "reason", r) for r in results if isinstance(r, BaseException)} == {"RETURN_EXCEEDED"}
     assert (await shop.order(order.order_id)).lines[0].returned_quantity == 4
 
 
