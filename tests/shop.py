@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
 from google.type.money_pb2 import Money
 
+from onhand.app import App
 from onhand.caller import Caller
 from onhand.carts import Carts
 from onhand.catalog import Catalog
-from onhand.clock import LedgerClock
 from onhand.domain.errors import Refusal
-from onhand.domain.stock import Bucket, Level, Movement
-from onhand.ledger.transaction import Ledger, Settlement, Transaction
+from onhand.domain.stock import Level
+from onhand.inventory.locations import Locations
+from onhand.inventory.promise import Promise
+from onhand.inventory.stock import Stock
 from onhand.orders import Orders
-from onhand.postgres import Database
-from onhand.redis import GateConnections
-from onhand.reservations.availability import Availability
-from onhand.reservations.claims import Claims
-from onhand.reservations.decrease import Decreases
-from onhand.reservations.gate import LIBRARY, Gate
-from onhand.reservations.journal import Journal
-from onhand.reservations.policy import Policy
-from onhand.reservations.rebuild import Rebuilder
-from onhand.reservations.relay import Relay
-from onhand.reservations.reserve import Reservations
-from onhand.reservations.sweep import Sweeper
 from onhand.v1 import cart_pb2, catalog_pb2, inventory_pb2, types_pb2
 from onhand.v1 import order_pb2 as pb
 from shelf import add_product, request_id, set_price
+
+Handler = TypeVar("Handler")
 
 CALLER = Caller("tester", None)
 NORTH, SOUTH, DEPOT = "store-north", "store-south", "depot"
@@ -104,35 +96,22 @@ def card(amount: int) -> list[pb.Tender]:
 class Shop:
     """The handlers, and short forms of what leads up to an order."""
 
-    def __init__(self, database: Database, connections: GateConnections) -> None:
-        self.database = database
-        self.gate = Gate(connections)
-        self.connections = connections
-        policy, clock = Policy(database), LedgerClock()
-        self.rebuilder = Rebuilder(database, self.gate)
-        self.relay = Relay(database, self.gate, self.rebuilder)
-        self.ledger = Ledger(database, self._settle)
-        self.sweeper = Sweeper(database, self.gate, self.relay, self.rebuilder, clock)
-        claims = Claims(self.gate, self.rebuilder, self.relay, policy)
-        self.decreases = Decreases(self.ledger, claims, self.sweeper, self.rebuilder, clock)
-        self.reservations = Reservations(self.ledger, claims, Journal(database), self.sweeper, policy, clock)
-        self.availability = Availability(database, self.gate, self.rebuilder, policy)
-        self.catalog, self.carts = Catalog(self.ledger), Carts(self.ledger)
-        self.orders = Orders(self.ledger, self.decreases)
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.database = app.database
+        self.relay, self.sweeper, self.availability = app.relay, app.sweeper, app.availability
+        self.handlers = [handler for service in app.services.values() for handler in service]
+        self.catalog, self.carts, self.orders = self._one(Catalog), self._one(Carts), self._one(Orders)
+        self.locations, self.stock, self.promise = self._one(Locations), self._one(Stock), self._one(Promise)
 
-    async def _settle(self, settlements: Sequence[Settlement]) -> None:
-        await self.relay.settle(settlements)
+    def _one(self, kind: type[Handler]) -> Handler:
+        (found,) = (handler for handler in self.handlers if isinstance(handler, kind))
+        return found
 
     async def open(self) -> None:
         """Locations, products and ten units of each at each."""
-        await self.execute(
-            "INSERT INTO locations (location_id, kind, name) SELECT l, 'STORE', l FROM unnest($1::text[]) AS l",
-            [NORTH, SOUTH, DEPOT],
-        )
-        for table in ("location_epochs", "location_delta_heads"):
-            await self.execute(
-                f"INSERT INTO {table} (location_id) SELECT location_id FROM locations ON CONFLICT DO NOTHING"
-            )
+        for location_id in (NORTH, SOUTH, DEPOT):
+            await self.add_location(location_id)
         await add_product(self.catalog, MILK, dollars(199))
         await add_product(self.catalog, BREAD, dollars(250))
         await add_product(self.catalog, FUEL)
@@ -143,19 +122,27 @@ class Shop:
         for location_id in (NORTH, SOUTH, DEPOT):
             await self.receive(location_id, {MILK: 10, BREAD: 10})
 
+    async def add_location(self, location_id: str) -> None:
+        """A store that offers everything."""
+        location = inventory_pb2.Location(
+            location_id=location_id,
+            kind=inventory_pb2.LOCATION_KIND_STORE,
+            name=location_id,
+            offers_pickup=True,
+            offers_shipping=True,
+        )
+        request = inventory_pb2.CreateLocationRequest(request_id=request_id(), location=location)
+        await self.locations.create_location(request, CALLER)
+
     # ------------------------------------------------------------------------------------------------------- stock
     async def receive(self, location_id: str, lines: Mapping[str, int]) -> None:
         """Goods of a supplier."""
-
-        async def work(tx: Transaction) -> inventory_pb2.ReceiveStockResponse:
-            await tx.lock_levels(((location_id, sku) for sku in lines), create=True)
-            await tx.post(
-                [Movement(location_id, s, q, Bucket.SUPPLIER, Bucket.AVAILABLE, "RECEIPT") for s, q in lines.items()]
-            )
-            return inventory_pb2.ReceiveStockResponse()
-
-        request = inventory_pb2.ReceiveStockRequest(request_id=request_id(), location_id=location_id)
-        await self.ledger.mutate(request, inventory_pb2.ReceiveStockResponse, work)
+        request = inventory_pb2.ReceiveStockRequest(
+            request_id=request_id(),
+            location_id=location_id,
+            lines=[types_pb2.BasketLine(sku=sku, quantity=quantity) for sku, quantity in lines.items()],
+        )
+        await self.stock.receive_stock(request, CALLER)
 
     async def level(self, location_id: str, sku: str) -> Level:
         """What the ledger holds."""
@@ -190,7 +177,7 @@ class Shop:
                 for location_id, lines in baskets.items()
             ],
         )
-        return (await self.reservations.reserve(request)).reservation.reservation_id
+        return (await self.promise.reserve(request, CALLER)).reservation.reservation_id
 
     async def cart(self, lines: Mapping[str, int], customer_id: str = "") -> str:
         """A cart's id."""
@@ -390,15 +377,11 @@ def is_uuid(text: str) -> bool:
 @asynccontextmanager
 async def open_shop(dsn: str, redis_url: str) -> AsyncIterator[Shop]:
     """A shop of one test, audited at its end."""
-    database = await Database.open(dsn, pool_size=12)
-    connections = GateConnections(redis_url, LIBRARY)
-    shop = Shop(database, connections)
+    app = await App.open(dsn, redis_url)
+    shop = Shop(app)
     try:
         await shop.open()
         yield shop
         await shop.audit()
     finally:
-        await shop.rebuilder.close()
-        await shop.relay.close()
-        await connections.close()
-        await database.close()
+        await app.close()

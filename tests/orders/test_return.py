@@ -99,9 +99,7 @@ async def test_cancelled_and_returned_units_give_back_no_more_than_was_paid(shop
 
 
 async def test_a_store_that_never_had_an_item_takes_it_back(shop: Shop) -> None:
-    await shop.execute("INSERT INTO locations (location_id, kind, name) VALUES ('new', 'STORE', 'new')")
-    for table in ("location_epochs", "location_delta_heads"):
-        await shop.execute(f"INSERT INTO {table} (location_id) VALUES ('new') ON CONFLICT DO NOTHING")
+    await shop.add_location("new")
     order = await shop.sell(NORTH, {BREAD: 1}, 250)
     await shop.take_back(order.order_id, "new", _line(1))
     assert (await shop.level("new", BREAD), await shop.atp("new", BREAD)) == (Level(available=1), 1)
