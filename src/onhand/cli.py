@@ -254,14 +254,81 @@ def verify(postgres: Dsn = None, redis: Url = None, data: Data = DATA, json_: Js
         report = _run(lambda: verify_all(dsn, url, _progress_line))
     except Refusal as error:
         _fail(str(error))
-    result = report.to_json()
-    _print(result, json_)
-    if not result["ok"]:
-        raise typer.Exit(1)
+    _finish(report.to_json(), json_)
 
 
 def _progress_line(text: str) -> None:
     log.info("%s", text)
+
+
+# ---------------------------------------------------------------------------------------------------------------- trials
+@app.command()
+def replay(
+    weeks: Weeks = "2-2",
+    processes: ProcessCount = 2,
+    seed: Seed = 1,
+    target: Annotated[str, typer.Option(help="host:port of the server.")] = "127.0.0.1:50051",
+    run_id: Annotated[str | None, typer.Option(help="Goes on with an interrupted run of this id.")] = None,
+    postgres: Dsn = None,
+    redis: Url = None,
+    data: Data = DATA,
+    json_: Json = False,
+) -> None:
+    """Play real baskets against a running server, over gRPC, and audit what came of them."""
+    from onhand import trials
+    from onhand.feeds.records import FeedError
+    from onhand.simulate.calls import GaveUp
+    from onhand.simulate.processes import ProcessFailed
+
+    settings = Settings()
+    addresses: tuple[str, str] | None = None
+    if postgres or settings.postgres_dsn or (data / "dev.json").exists():
+        addresses = _addresses(postgres, redis, data)
+    try:
+        with trials.progress_bar(f"baskets of weeks {weeks}") as progress:
+            report = trials.replay(
+                weeks,
+                target=target,
+                processes=processes,
+                seed=seed,
+                run_id=run_id,
+                addresses=addresses,
+                progress=progress,
+            )
+    except (FeedError, GaveUp, ProcessFailed) as error:
+        _fail(str(error))
+    _finish(report, json_)
+
+
+@app.command()
+def simulate(
+    buyers: Annotated[int, typer.Option(min=1, help="Concurrent buyers of one unit each.")] = 200,
+    stock: Annotated[int, typer.Option(min=0, help="Units there are.")] = 50,
+    processes: ProcessCount = 2,
+    seed: Seed = 1,
+    target: Annotated[str | None, typer.Option(help="host:port; a stack of its own if left out.")] = None,
+    json_: Json = False,
+) -> None:
+    """Let a crowd buy one sku at once, and audit: nothing is sold twice."""
+    from onhand import trials
+    from onhand.dev.stack import StackError
+    from onhand.simulate.calls import GaveUp
+    from onhand.simulate.processes import ProcessFailed
+
+    try:
+        with trials.progress_bar(f"{buyers} buyers of {stock} units") as progress:
+            report = trials.simulate(
+                buyers=buyers, stock=stock, processes=processes, seed=seed, target=target, progress=progress
+            )
+    except (GaveUp, ProcessFailed, StackError) as error:
+        _fail(str(error))
+    _finish(report, json_)
+
+
+def _finish(report: dict[str, Any], is_json: bool) -> None:
+    _print(report, is_json)
+    if not report["ok"]:
+        raise typer.Exit(1)
 
 
 def main() -> None:
