@@ -187,7 +187,7 @@ async def _mend(
                 "reference_document": document,
                 "overdrawn": overdrawn.get(position, 0),
                 "found": found.get(position, 0),
-                "broken_promises": broken[position],
+                "quantity": broken[position],
             },
             location_id,
         )
