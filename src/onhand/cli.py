@@ -225,6 +225,7 @@ async def _watch_dev(children: Any, address: str, dsn: str, began: float) -> Non
 def import_(
     source: Annotated[str, typer.Argument(help="A folder of CSV files, or `completejourney`.")],
     weeks: Annotated[str | None, typer.Option("--weeks", help="Weeks A-B of completejourney.")] = None,
+    stock: Annotated[bool, typer.Option(help="Load opening stock; --no-stock leaves stock alone.")] = True,
     postgres: Dsn = None,
     json_: Json = False,
 ) -> None:
@@ -235,7 +236,7 @@ def import_(
     dsn, _ = _addresses(postgres, "-")
     try:
         with progress_bars() as progress:
-            report = _run(lambda: run_import(dsn, source, weeks, progress))
+            report = _run(lambda: run_import(dsn, source, weeks, progress, with_stock=stock))
     except FeedError as error:
         if json_:
             _print({"ok": False, "error": str(error)}, True)

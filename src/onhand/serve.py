@@ -18,7 +18,7 @@ RESTARTS_MAX = 5
 """How often a process that died is started again before the whole server gives up."""
 RESTARTS_WINDOW_SECONDS = 60.0
 """Only restarts this recent count."""
-END_SECONDS_MAX = 15.0
+END_SECONDS_MAX = 25.0
 """How long processes may take to drain before they are killed."""
 WATCH_SECONDS = 0.2
 """How often the processes are looked after."""
