@@ -1,0 +1,268 @@
+"""`onhand verify`: every invariant that SQL can state, and whether the gate promises what the ledger has.
+
+The ledger's rules are read in one snapshot. The gate has none in common with it, so a difference counts only if it is still
+there, unchanged, after everything that was under way has had its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from onhand.clock import LedgerClock, milliseconds
+from onhand.domain.errors import GateUnavailable, LedgerUnavailable
+from onhand.ledger.invariants import EVIDENCE_MAX, Check, Progress, check_rules
+from onhand.ledger.migrate import asyncpg_dsn, head_revision
+from onhand.postgres import UNAVAILABLE_ERRORS, Connection, Database
+from onhand.redis import GateConnections, Unreachable
+from onhand.reservations.gate import LIBRARY, Dump, Gate
+from onhand.reservations.reconcile import IN_FLIGHT_SECONDS, Difference, compare
+
+LOOK_PAUSE_SECONDS = 0.25
+"""The pause between two looks at locations that differ."""
+LOOKS_AT_ONCE_MAX = 4
+"""Locations compared at the same time."""
+PATROL_LOCATIONS_MAX = 200
+"""Locations whose headers are read by one pipeline."""
+LATE_SECONDS = 60
+"""How long past its hint the gate may still hold a claim that the ledger closed: by then every sweeper has met it."""
+
+REVISION = "SELECT version_num FROM alembic_version"
+EPOCHS = """
+SELECT location_id, epoch FROM locations JOIN location_epochs USING (location_id) WHERE deleted_time IS NULL ORDER BY 1"""
+CLOSED = """
+SELECT claim_id FROM claims WHERE location_id = $1 AND claim_id = ANY ($2) AND state IN ('confirmed', 'consumed')"""
+
+SCHEMA_NAME, SCHEMA = "schema", "The database is at the revision that this program was made for."
+GATE_NAME, GATE = (
+    "gate_equals_ledger",
+    "Wherever the gate is trusted it has the ledger's ATP, floors and reservations, and every increase, once calls under way "
+    "are over; units of claims that await their sweeper are kept from sale.",
+)
+
+
+@dataclass
+class GateLooks:
+    """How the gate stood: `compared` + `empty` + `stale` are all locations that are not deleted."""
+
+    locations: int = 0
+    compared: int = 0
+    """Trusted: loaded into this run of the server, under the ledger's epoch."""
+    empty: int = 0
+    """Nothing usable is loaded: rebuilt at the first call that needs it."""
+    stale: int = 0
+    """Loaded under an epoch that the ledger has left: promises nothing, rebuilt like an empty one."""
+    unsettled: int = 0
+    """Differences that kept changing while calls went on, so that nothing can be said of them."""
+    claims_awaiting_sweep: int = 0
+    """Claims without an active reservation that the gate still holds, until their hint passes: their units are not sold."""
+
+    def to_json(self) -> dict[str, int]:
+        """For a report."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found. `gate` is None where the gate was not asked or did not answer."""
+
+    checks: Sequence[Check]
+    gate: GateLooks | None
+    seconds: float
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether every check passed."""
+        return all(check.is_ok for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """One object, for people and programs."""
+        return {
+            "ok": self.is_ok,
+            "checks": [check.to_json() for check in self.checks],
+            "gate": self.gate.to_json() if self.gate else None,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+async def verify(postgres_dsn: str, redis_url: str | None, progress: Progress | None = None) -> Report:
+    """Checks the ledger, and the gate against it unless `redis_url` is None. Raises LedgerUnavailable.
+
+    A gate that does not answer is a check that fails, with the reason. Changes nothing; may run beside any number of servers.
+    """
+    began = time.perf_counter()
+    try:
+        database = await Database.open(asyncpg_dsn(postgres_dsn), pool_size=LOOKS_AT_ONCE_MAX)
+    except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
+        raise LedgerUnavailable(f"{type(error).__name__}: {error}"[:200]) from error
+    try:
+        checks, gate = [await _schema(database)], None
+        if checks[0].is_ok:
+            async with database.transaction(isolation="repeatable_read", readonly=True) as snapshot:
+                checks += await check_rules(snapshot, progress)
+            if redis_url is not None:
+                check, gate = await _gate(database, redis_url, progress)
+                checks.append(check)
+    finally:
+        await database.close()
+    return Report(checks, gate, time.perf_counter() - began)
+
+
+async def _schema(database: Database) -> Check:
+    """Without the tables that the rules speak of there is nothing to check."""
+    began, expected = time.perf_counter(), head_revision()
+    async with database.connection() as connection:
+        try:
+            revision = await connection.fetchval(REVISION)
+        except asyncpg.UndefinedTableError:
+            revision = None
+    violations = [] if revision == expected else [{"revision": revision, "expected": expected}]
+    return Check(SCHEMA_NAME, SCHEMA, violations, len(violations), time.perf_counter() - began)
+
+
+async def _gate(database: Database, redis_url: str, progress: Progress | None) -> tuple[Check, GateLooks | None]:
+    began = time.perf_counter()
+    connections = GateConnections(redis_url, LIBRARY)
+    looks: GateLooks | None = None
+    try:
+        await connections.check()
+        comparison = _Comparison(database, Gate(connections), progress or (lambda _: None))
+        violations = await comparison.run()
+        looks = comparison.looks
+    except (GateUnavailable, Unreachable) as error:
+        violations = [{"problem": "the gate does not answer, or may not be used", "detail": str(error)}]
+    finally:
+        await connections.close()
+    count = len(violations)
+    return Check(GATE_NAME, GATE, violations[:EVIDENCE_MAX], count, time.perf_counter() - began), looks
+
+
+@dataclass
+class _Comparison:
+    """Looks at every trusted location, and again at those that differ."""
+
+    database: Database
+    gate: Gate
+    progress: Progress
+    clock: LedgerClock = field(default_factory=LedgerClock)
+    looks: GateLooks = field(default_factory=GateLooks)
+    _awaiting: Counter[str] = field(default_factory=Counter)
+
+    async def run(self) -> list[dict[str, Any]]:
+        """Differences that stay."""
+        await self.clock.set_by(self.database)
+        trusted, violations = await self._trusted()
+        # One by one: each location has the whole time for what is under way there.
+        found: list[tuple[list[Difference], int]] = []
+        slots = asyncio.Semaphore(LOOKS_AT_ONCE_MAX)
+
+        async def examine(location_id: str) -> None:
+            async with slots:
+                first = await self._look(location_id)
+            # Waited for outside the slots, so that a thousand locations that differ wait all at once.
+            if first:
+                found.append(await self._watch(location_id, first, slots))
+            self.looks.compared += first is not None
+            self.looks.stale += first is None  # not trusted any more since its header was read
+            if (self.looks.compared + self.looks.stale) % 50 == 0:
+                self.progress(f"{GATE_NAME} ({self.looks.compared} of {len(trusted)} locations)")
+
+        self.progress(f"{GATE_NAME} ({len(trusted)} locations)")
+        await asyncio.gather(*(examine(location_id) for location_id in trusted))
+        for lasting, unsettled in found:
+            self.looks.unsettled += unsettled
+            violations += [vars(d) for d in lasting]
+        self.looks.claims_awaiting_sweep = self._awaiting.total()
+        return sorted(violations, key=lambda v: (v["location_id"], v["what"], v["key"]))
+
+    async def _trusted(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """Locations whose header is of this run and of the ledger's epoch; and headers that no ledger ever gave out."""
+        async with self.database.connection() as connection:
+            known = [(r["location_id"], r["epoch"]) for r in await connection.fetch(EPOCHS)]
+        self.looks.locations = len(known)
+        trusted, ahead = [], []
+        for start in range(0, len(known), PATROL_LOCATIONS_MAX):
+            page = known[start : start + PATROL_LOCATIONS_MAX]
+            headers = await self.gate.patrol([location_id for location_id, _ in page], 0)
+            # Read after the headers: the ledger's epoch is raised first, so it is never behind a gate that is sound.
+            async with self.database.connection() as connection:
+                epochs = {r["location_id"]: r["epoch"] for r in await connection.fetch(EPOCHS)}
+            for (location_id, _), (header, _) in zip(page, headers, strict=True):
+                epoch = epochs.get(location_id, 0)
+                if header.epoch == 0:
+                    self.looks.empty += 1
+                elif header.epoch == epoch:
+                    trusted.append(location_id)
+                else:
+                    self.looks.stale += 1
+                    if header.epoch > epoch > 0:
+                        ahead.append(vars(Difference(location_id, "epoch", "", header.epoch - epoch)))
+        return trusted, ahead
+
+    async def _watch(
+        self, location_id: str, first: set[Difference], slots: asyncio.Semaphore
+    ) -> tuple[list[Difference], int]:
+        """What of the first look's differences never changed until calls under way are over; and how many others are left."""
+        until = time.monotonic() + IN_FLIGHT_SECONDS
+        lasting, now = set(first), first
+        while time.monotonic() < until:
+            await asyncio.sleep(LOOK_PAUSE_SECONDS)
+            async with slots:
+                now = await self._look(location_id) or set()
+            lasting &= now
+            if not now:
+                break
+        return list(lasting), len(now - lasting)
+
+    async def _look(self, location_id: str) -> set[Difference] | None:
+        """What differs now beyond what claims that await their sweeper explain; None where the gate is not trusted."""
+        late_ms = milliseconds(self.clock.now() - timedelta(seconds=LATE_SECONDS))
+        dump = await self.gate.dump(location_id)
+        if dump is None:
+            return None
+        ((_, late),) = await self.gate.patrol([location_id], late_ms)
+        async with self.database.transaction(isolation="repeatable_read", readonly=True) as snapshot:
+            differences = await compare(snapshot, dump, location_id)
+            if not differences:
+                self._awaiting[location_id] = 0
+                return None if differences is None else set()
+            return await self._unexplained(snapshot, dump, differences, set(late))
+
+    async def _unexplained(
+        self, snapshot: Connection, dump: Dump, differences: Iterable[Difference], late: set[UUID]
+    ) -> set[Difference]:
+        """Leaves out claims whose sweep is not late, and the units that they keep from sale meanwhile: the safe direction.
+
+        A crash between claim and commit leaves such a claim, or between commit and its end in the gate.
+        """
+        differences = list(differences)
+        location_id = differences[0].location_id
+        surplus = {UUID(d.key) for d in differences if d.what == "claim" and d.offset > 0}
+        # The units of these left `available` in the ledger too: only the claim itself is too much.
+        gone = {r["claim_id"] for r in await snapshot.fetch(CLOSED, location_id, list(surplus))}
+        awaiting = surplus - late
+        self._awaiting[location_id] = len(awaiting)
+        kept: Counter[str] = Counter()
+        for claim_id in surplus - gone:
+            for sku, quantity in dump.claims[claim_id]:
+                kept[sku] += quantity
+        result = set()
+        for d in differences:
+            if d.what == "claim" and d.offset > 0:
+                if UUID(d.key) not in awaiting:
+                    result.add(d)
+            elif d.what == "atp":
+                if offset := d.offset + kept.pop(d.key, 0):
+                    result.add(Difference(location_id, "atp", d.key, offset))
+            else:
+                result.add(d)
+        # Units that a claim should keep from sale and that the gate offers all the same.
+        return result | {Difference(location_id, "atp", sku, units) for sku, units in kept.items()}
