@@ -282,9 +282,7 @@ def replay(
     from onhand.simulate.processes import ProcessFailed
 
     settings = Settings()
-    addresses: tuple[str, str] | None = None
-    if postgres or settings.postgres_dsn or (data / "dev.json").exists():
-        addresses = _addresses(postgres, redis, data)
+    is_near = bool(postgres or settings.postgres_dsn or (data / "dev.json").exists())
     try:
         with trials.progress_bar(f"baskets of weeks {weeks}") as progress:
             report = trials.replay(
@@ -293,7 +291,7 @@ def replay(
                 processes=processes,
                 seed=seed,
                 run_id=run_id,
-                addresses=addresses,
+                addresses=(lambda: _addresses(postgres, redis, data)) if is_near else None,
                 progress=progress,
             )
     except (FeedError, GaveUp, ProcessFailed) as error:

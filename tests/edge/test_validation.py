@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import onhand.v1
 from onhand.domain.errors import InvalidRequest
-from onhand.edge.server import services
+from onhand.edge.server import Calls, services
 from onhand.edge.validation import (
     ITEMS_MAX,
     TEXT_LENGTH_MAX,
@@ -438,7 +438,7 @@ async def test_the_longest_refusal_reaches_its_caller() -> None:
             return lambda request, caller: asyncio.sleep(0, inventory_pb2.ReserveResponse())
 
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers(tuple(services({"onhand.v1.InventoryService": [Inventory()]}, API)))
+    server.add_generic_rpc_handlers(tuple(services({"onhand.v1.InventoryService": [Inventory()]}, API, Calls())))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -138,6 +138,15 @@ class GateUnavailable(Refusal):
 
 
 @dataclass(eq=False)
+class ServerStopping(Refusal):
+    """The server process is being stopped; others take its place."""
+
+    reason = "SERVER_STOPPING"
+    kind = Kind.UNAVAILABLE
+    message = "this server is stopping; repeat with the same request_id"
+
+
+@dataclass(eq=False)
 class Overloaded(Refusal):
     """A bounded queue is full."""
 

@@ -18,7 +18,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from onhand.caller import Caller
-from onhand.domain.errors import Refusal, RequestIdReused
+from onhand.domain.errors import Refusal, RequestIdReused, ServerStopping
 from onhand.edge.errors import CODES, DETAILS_KEY, status_of
 from onhand.edge.validation import Validator
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 DRAIN_SECONDS_MAX = 10
 """How long calls under way may take to end when the server stops."""
+DRAIN_SECONDS_MIN = 0.5
+"""How long a stopping server still answers new calls, by UNAVAILABLE: what gRPC finds unanswered it would cancel."""
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """The largest request or answer."""
 ACTOR_LENGTH_MAX = 128
@@ -41,11 +43,35 @@ def handler_name(method: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower()
 
 
+class Calls:
+    """The calls under way, and whether the server still takes new ones."""
+
+    def __init__(self) -> None:
+        self.is_stopping = False
+        self._running: set[asyncio.Task[Message]] = set()
+
+    async def finish(self, call: Awaitable[Message]) -> Message:
+        """Brings a call that has begun to its end, even if its caller goes away: nothing is half done."""
+        task = asyncio.ensure_future(call)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def drain(self) -> None:
+        """Refuses new calls, and waits for those under way."""
+        self.is_stopping = True
+        until = time.monotonic() + DRAIN_SECONDS_MAX
+        await asyncio.sleep(DRAIN_SECONDS_MIN)
+        if self._running:
+            await asyncio.wait(self._running, timeout=until - time.monotonic())
+
+
 class Method:
     """One rpc around its handler: deadline, validation, errors."""
 
-    def __init__(self, descriptor: MethodDescriptor, handler: Handler, validator: Validator) -> None:
+    def __init__(self, descriptor: MethodDescriptor, handler: Handler, validator: Validator, calls: Calls) -> None:
         self.name = descriptor.full_name
+        self._calls = calls
         self._handler = handler
         self._validator = validator
         self._is_mutation = "request_id" in descriptor.input_type.fields_by_name
@@ -53,13 +79,14 @@ class Method:
     async def answer(self, request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
         """Answers one call, or aborts it with a google.rpc.Status."""
         try:
+            if self._calls.is_stopping:
+                raise ServerStopping
             self._validator.check(request)
             remaining = context.time_remaining()
             caller = Caller(actor=_actor(context), deadline=None if remaining is None else time.monotonic() + remaining)
             if not self._is_mutation:
                 return await self._handler(request, caller)
-            # A mutation that has begun is brought to its end, even if its caller goes away: nothing is half done.
-            return await asyncio.shield(asyncio.ensure_future(self._handler(request, caller)))
+            return await self._calls.finish(self._handler(request, caller))
         except Refusal as refusal:
             status = status_of(refusal)
             if isinstance(refusal, RequestIdReused):
@@ -85,7 +112,7 @@ def _actor(context: grpc.aio.ServicerContext[Any, Any]) -> str:
 
 
 def services(
-    implementations: Mapping[str, Sequence[object]], validator: Validator
+    implementations: Mapping[str, Sequence[object]], validator: Validator, calls: Calls
 ) -> list[grpc.GenericRpcHandler[Any, Any]]:
     """gRPC handlers for services by full name, each with the objects that hold its handlers, exactly one an rpc."""
     pool = descriptor_pool.Default()
@@ -97,7 +124,7 @@ def services(
             request_type = message_factory.GetMessageClass(method.input_type)
             response_type = message_factory.GetMessageClass(method.output_type)
             methods[method.name] = grpc.unary_unary_rpc_method_handler(
-                Method(method, _handler(objects, method), validator).answer,
+                Method(method, _handler(objects, method), validator, calls).answer,
                 request_deserializer=request_type.FromString,
                 response_serializer=response_type.SerializeToString,
             )
@@ -127,6 +154,7 @@ class Server:
     """A gRPC server with health and reflection, drained when it stops."""
 
     def __init__(self, implementations: Mapping[str, Sequence[object]]) -> None:
+        self._calls = Calls()
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 1),
@@ -137,7 +165,7 @@ class Server:
         self._health = HealthServicer()
         self._names = (*implementations, health.SERVICE_NAME, reflection.SERVICE_NAME)
         self._server.add_generic_rpc_handlers(
-            tuple(services(implementations, Validator(request_types(implementations))))
+            tuple(services(implementations, Validator(request_types(implementations)), self._calls))
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(self._names, self._server)
@@ -153,4 +181,5 @@ class Server:
     async def stop(self) -> None:
         """Reports NOT_SERVING, lets calls under way end, and stops."""
         await self._health.enter_graceful_shutdown()
+        await self._calls.drain()
         await self._server.stop(DRAIN_SECONDS_MAX)
