@@ -84,6 +84,7 @@ class Line:
 
     def __init__(self, app: App) -> None:
         self.lost: set[str] = set()
+        self.cut_after: str = ""
         self.unanswered: set[str] = set()
         self.sent: list[str] = []
         original = app.connections.pipeline
@@ -100,6 +101,8 @@ class Line:
 
             replies = await original(seen)
             self.sent += functions
+            if self.cut_after in functions:
+                self.cut()
             if self.unanswered & set(functions):
                 raise Unreachable("the answer is lost")
             return replies
@@ -213,9 +216,7 @@ class Server:
             return order_pb2.SellResponse()
 
         message = order_pb2.SellRequest(request_id=request or request_id(), location_id=location_id)
-        await self.app.decreases.fact(
-            message, order_pb2.SellResponse, [(location_id, sorted(lines.items()))], work
-        )
+        await self.app.decreases.fact(message, order_pb2.SellResponse, [(location_id, sorted(lines.items()))], work)
         return broken
 
     async def receive(self, location_id: str, lines: Mapping[str, int], request: str = "") -> None:
@@ -390,7 +391,9 @@ class Stand:
     async def waits_for_lock(self, query: str, count: int = 1) -> None:
         """Returns once so many statements with these words wait for a lock."""
         async with asyncio.timeout(20):
-            while (await self.fetch(WAITING, query))[0][0] < count:
+            while True:
+                if (await self.fetch(WAITING, query))[0][0] >= count:
+                    return
                 await asyncio.sleep(0.005)
 
     # ------------------------------------------------------------------------------------------------------- the gate

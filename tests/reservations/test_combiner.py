@@ -17,13 +17,14 @@ class Rounds:
 
     def __init__(self) -> None:
         self.seen: list[list[int]] = []
-        self.go = asyncio.Event()
+        self.began, self.go = asyncio.Event(), asyncio.Event()
         self.go.set()
         self.at_once = self.most_at_once = 0
 
     async def run(self, items: Sequence[int]) -> Sequence[int | BaseException]:
         """A round. -13 is bad luck for its caller, -666 for the whole round, -7 for a round's order."""
         self.seen.append(list(items))
+        self.began.set()
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
@@ -53,8 +54,7 @@ async def test_calls_that_come_while_a_round_runs_are_gathered_for_the_next(roun
     doubles: Combiner[int, int] = Combiner("doubles", rounds.run, round_items_max=100)
     rounds.go.clear()
     first = asyncio.create_task(doubles.submit(1))
-    while not rounds.seen:
-        await asyncio.sleep(0)
+    await rounds.began.wait()
     later = [asyncio.create_task(doubles.submit(n)) for n in (2, 3)]
     await asyncio.sleep(0)
     assert rounds.seen == [[1]]
@@ -118,8 +118,7 @@ async def test_a_cancelled_round_ends_its_callers_and_the_next_one_runs(rounds: 
     doubles: Combiner[int, int] = Combiner("doubles", rounds.run, round_items_max=1)
     rounds.go.clear()
     calls = [asyncio.create_task(doubles.submit(n)) for n in (1, 2)]
-    while not rounds.seen:
-        await asyncio.sleep(0)
+    await rounds.began.wait()
     (task,) = doubles._running
     task.cancel()
     rounds.go.set()

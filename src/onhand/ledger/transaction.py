@@ -11,12 +11,14 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from google.protobuf.message import Message
 
 from onhand.domain.errors import (
+    LedgerUnavailable,
     LocationNotFound,
     Refusal,
     RequestIdReused,
@@ -30,6 +32,8 @@ from onhand.postgres import RETRY_ERRORS, Connection, Database, to_json
 
 TRANSACTION_ATTEMPTS_MAX = 5
 """How often a transaction that PostgreSQL rolled back for a deadlock is run."""
+RESERVATION_ATTEMPTS_MAX = 5
+"""How often a reservation is updated whose claims were swapped (a change) between the look and the update."""
 
 RECORD_REQUEST = """
 INSERT INTO requests (request_id, method, body_hash) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING true"""
@@ -92,13 +96,18 @@ SELECT head.location_id, head.last_number, d.lines::jsonb
   FROM unnest($1::text[], $2::text[]) AS d (location_id, lines) JOIN head USING (location_id)
 RETURNING location_id, number"""
 
-CONFIRM = """
+# `whole`: how many claims should have been updated. The sweeper may have expired some of them since this transaction began.
+WHOLE = """(SELECT count(*) FROM claims o WHERE o.reservation_id = $1 AND o.state IN ('active', 'expired')) AS whole"""
+CONFIRM = f"""
 UPDATE claims SET state = 'confirmed', order_id = $2, closed_time = now()
  WHERE reservation_id = $1 AND state = 'active' AND deadline > now()
-RETURNING location_id, claim_id, lines, channel, customer_id"""
-RELEASE = """
+RETURNING location_id, claim_id, lines, channel, customer_id, {WHOLE}"""
+RELEASE = f"""
 UPDATE claims SET state = 'released', closed_time = now()
- WHERE reservation_id = $1 AND state = 'active' AND deadline > now() RETURNING location_id, claim_id"""
+ WHERE reservation_id = $1 AND state = 'active' AND deadline > now() RETURNING location_id, claim_id, {WHOLE}"""
+EXTEND = f"""
+UPDATE claims SET deadline = greatest(deadline, $2)
+ WHERE reservation_id = $1 AND state = 'active' AND deadline > now() RETURNING claim_id, {WHOLE}"""
 REPLACE = """
 INSERT INTO claims (location_id, claim_id, reservation_id, state, channel, customer_id, lines, deadline)
 SELECT c.location_id, c.claim_id, $1, 'active', old.channel, old.customer_id, c.lines::jsonb, old.deadline
@@ -107,7 +116,7 @@ SELECT c.location_id, c.claim_id, $1, 'active', old.channel, old.customer_id, c.
 ON CONFLICT DO NOTHING RETURNING claim_id"""
 # The newest row of each location says what became of a reservation: a change closes the older ones.
 WHY_NOT_ACTIVE = """
-SELECT CASE WHEN state = 'active' THEN 'expired' ELSE state END AS state
+SELECT CASE WHEN state = 'active' AND deadline <= now() THEN 'expired' ELSE state END AS state
   FROM claims WHERE reservation_id = $1 ORDER BY (state = 'confirmed') DESC, created_time DESC LIMIT 1"""
 CONSUME = """
 INSERT INTO claims (location_id, claim_id, state, channel, lines, deadline, closed_time)
@@ -251,9 +260,7 @@ class Transaction:
 
     async def confirm_reservation(self, reservation_id: UUID, order_id: UUID) -> list[ConfirmedClaim]:
         """Makes an active reservation the order's, everywhere. Raises ReservationNotFound, ReservationNotActive."""
-        rows = await self.connection.fetch(CONFIRM, reservation_id, order_id)
-        if not rows:
-            await self.refuse_inactive(reservation_id)
+        rows = await self._update_reservation(CONFIRM, reservation_id, order_id)
         confirmed = [
             ConfirmedClaim(
                 r["location_id"], r["claim_id"], [(s, q) for s, q in r["lines"]], r["channel"], r["customer_id"]
@@ -267,11 +274,27 @@ class Transaction:
 
     async def release_reservation(self, reservation_id: UUID) -> None:
         """Gives an active reservation back, everywhere. Raises ReservationNotFound, ReservationNotActive."""
-        rows = await self.connection.fetch(RELEASE, reservation_id)
-        if not rows:
-            await self.refuse_inactive(reservation_id)
-        for row in rows:
+        for row in await self._update_reservation(RELEASE, reservation_id):
             self._settlement(row["location_id"]).give_back.append(row["claim_id"])
+
+    async def extend_reservation(self, reservation_id: UUID, deadline: datetime) -> None:
+        """Moves the deadline of an active reservation. Raises ReservationNotFound, ReservationNotActive."""
+        await self._update_reservation(EXTEND, reservation_id, deadline)
+
+    async def _update_reservation(self, statement: str, reservation_id: UUID, *values: object) -> Sequence[Any]:
+        """Updates all active claims of a reservation. Raises ReservationNotFound, ReservationNotActive."""
+        for _ in range(RESERVATION_ATTEMPTS_MAX):
+            rows = await self.connection.fetch(statement, reservation_id, *values)
+            if rows:
+                if len(rows) < rows[0]["whole"]:
+                    raise ReservationNotActive(str(reservation_id), "EXPIRED")
+                return rows
+            state = await self.connection.fetchval(WHY_NOT_ACTIVE, reservation_id)
+            if state is None:
+                raise ReservationNotFound(str(reservation_id))
+            if state != "active":  # else a change was committed meanwhile: look at its claims
+                raise ReservationNotActive(str(reservation_id), state.upper())
+        raise LedgerUnavailable("the reservation was changed again and again")
 
     async def replace_claims(self, reservation_id: UUID, old: Mapping[str, UUID], new: Sequence[Claim]) -> None:
         """Swaps the claims of an active reservation, keeping its id and deadline. Raises ClaimRefused."""
@@ -294,13 +317,6 @@ class Transaction:
             raise ClaimRefused
         for location_id, claim_id in old.items():
             self._settlement(location_id).give_back.append(claim_id)
-
-    async def refuse_inactive(self, reservation_id: UUID) -> None:
-        """Says why a reservation is not active. Raises ReservationNotFound, ReservationNotActive."""
-        state = await self.connection.fetchval(WHY_NOT_ACTIVE, reservation_id)
-        if state is None:
-            raise ReservationNotFound(str(reservation_id))
-        raise ReservationNotActive(str(reservation_id), state.upper())
 
     # ------------------------------------------------------------------------------------------------------- stock
     async def lock_levels(self, positions: Iterable[Position], *, create: bool = False) -> dict[Position, Level]:

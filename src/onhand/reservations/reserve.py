@@ -49,9 +49,6 @@ SELECT location_id, claim_id, lines, channel, customer_id, deadline, order_id,
   FROM claims c WHERE reservation_id = $1
    AND created_time = (SELECT max(created_time) FROM claims WHERE reservation_id = $1)
  ORDER BY location_id"""
-EXTEND = """
-UPDATE claims SET deadline = greatest(deadline, $2)
- WHERE reservation_id = $1 AND state = 'active' AND deadline > now() RETURNING claim_id"""
 UNKNOWN_SKU = """
 SELECT s.sku FROM unnest($1::text[]) AS s (sku) WHERE NOT EXISTS (SELECT FROM products p WHERE p.sku = s.sku)
  ORDER BY 1 LIMIT 1"""
@@ -263,8 +260,7 @@ class Reservations:
         deadline = self._clock.now() + timedelta(seconds=request.ttl_seconds or TTL_SECONDS_DEFAULT)
 
         async def work(transaction: Transaction) -> v1.ExtendReservationResponse:
-            if not await transaction.connection.fetch(EXTEND, reservation_id, deadline):
-                await transaction.refuse_inactive(reservation_id)
+            await transaction.extend_reservation(reservation_id, deadline)
             rows = await transaction.connection.fetch(RESERVATION, reservation_id)
             return v1.ExtendReservationResponse(reservation=_standing(reservation_id, rows).message())
 
