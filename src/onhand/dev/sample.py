@@ -58,7 +58,7 @@ async def things_to_try(dsn: str, address: str, seconds: float) -> str:
             f"  what a store can promise of {row['name'] or sku}:",
             f'    {curl}/GetAvailability -d \'{{"channel":"CHANNEL_WEB","skus":["{sku}"],"locationIds":["{location}"]}}\'',
             "  hold two of them for a minute (run the line above again afterwards):",
-            f'    {curl}/Reserve -d \'{{"requestId":"try-\'$RANDOM$RANDOM\'","channel":"CHANNEL_WEB","ttlSeconds":60,'
+            f'    {curl}/Reserve -d \'{{"requestId":"try-\'$(date +%s)\'","channel":"CHANNEL_WEB","ttlSeconds":60,'
             f'"baskets":[{basket}]}}\'',
         ]
     lines += ["  check every invariant:", "    .venv/bin/onhand verify --json"]
