@@ -46,6 +46,10 @@ UNAVAILABLE_ERRORS = (
 RETRY_ERRORS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 
+class NotReached(LedgerUnavailable):
+    """No connection was to be had: nothing was sent, so nothing has happened."""
+
+
 def to_json(value: Any) -> str:
     """JSON text for a column of an unnested array, where a list would be taken for a further dimension."""
     return json.dumps(value, separators=(",", ":"))
@@ -90,12 +94,17 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection outside a transaction."""
+        """A connection outside a transaction. Raises NotReached, LedgerUnavailable."""
         try:
-            async with self.pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection:
-                yield connection
+            connection = await self.pool.acquire(timeout=ACQUIRE_SECONDS_MAX)
+        except UNAVAILABLE_ERRORS as error:
+            raise NotReached(f"{type(error).__name__}: {error}"[:200]) from error
+        try:
+            yield connection
         except UNAVAILABLE_ERRORS as error:
             raise LedgerUnavailable(f"{type(error).__name__}: {error}"[:200]) from error
+        finally:
+            await self.pool.release(connection)
 
     @asynccontextmanager
     async def transaction(

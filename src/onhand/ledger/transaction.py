@@ -28,7 +28,7 @@ from onhand.domain.errors import (
 )
 from onhand.domain.stock import Bucket, Level, Movement, Position, apply_movements
 from onhand.ids import new_id
-from onhand.postgres import RETRY_ERRORS, Connection, Database, to_json
+from onhand.postgres import RETRY_ERRORS, Connection, Database, NotReached, to_json
 
 TRANSACTION_ATTEMPTS_MAX = 5
 """How often a transaction that PostgreSQL rolled back for a deadlock is run."""
@@ -469,9 +469,17 @@ class Ledger:
             except RETRY_ERRORS:
                 if attempt == TRANSACTION_ATTEMPTS_MAX - 1:
                     raise
-        if settlements:
-            await self._settle(settlements)
+        await self._follow(settlements)
         return response
+
+    async def _follow(self, settlements: Sequence[Settlement]) -> None:
+        """What must follow a commit. Whatever fails in it, the mutation has had its effect: that is no refusal."""
+        if not settlements:
+            return
+        try:
+            await self._settle(settlements)
+        except Exception as error:
+            raise LedgerUnavailable(f"committed, but not settled: {error}"[:200]) from error
 
     async def _attempt(
         self, request: Mutation, response_type: type[Answer], work: Callable[[Transaction], Awaitable[Answer]]
@@ -495,8 +503,7 @@ class Ledger:
         if row is None:
             return None
         response, settlements = first_answer(request, body_hash(request), row, response_type)
-        if settlements:
-            await self._settle(settlements)
+        await self._follow(settlements)
         return response
 
 
@@ -511,6 +518,6 @@ def first_answer(
 
 def is_certain(error: BaseException) -> bool:
     """Whether an error proves that the transaction had no effect."""
-    return isinstance(error, (ClaimRefused, AssertionError)) or (
+    return isinstance(error, (ClaimRefused, AssertionError, NotReached)) or (
         isinstance(error, Refusal) and error.reason != "LEDGER_UNAVAILABLE"
     )

@@ -33,9 +33,10 @@ Wants = Sequence[tuple[str, Lines]]
 class GateShort(Exception):
     """The gate refuses lines for lack of stock; nothing is held."""
 
-    def __init__(self, shorts: Sequence[Short]) -> None:
+    def __init__(self, shorts: Sequence[Short], policy_version: int) -> None:
         super().__init__(shorts)
         self.shorts = tuple(shorts)
+        self.policy_version = policy_version
 
 
 class ClaimGone(Exception):
@@ -44,10 +45,14 @@ class ClaimGone(Exception):
 
 @dataclass(frozen=True)
 class Held:
-    """Claims that the gate holds, all of a basket; `overdrawn` is what facts took below zero."""
+    """Claims that the gate holds, all of a basket; `overdrawn` is what facts took below zero.
+
+    `policy_version` is of the thresholds that they were taken by: the process may have learnt of newer ones since.
+    """
 
     claims: list[Claim]
     overdrawn: dict[Position, int]
+    policy_version: int = 0
 
 
 class Claims:
@@ -71,13 +76,14 @@ class Claims:
     ) -> Held:
         """Takes every line of every location. Raises GateShort, ClaimGone, GateUnavailable, LocationNotFound."""
         for _ in range(TAKE_ATTEMPTS_MAX):
+            version = self._policy.version
             takes = [self._take(location_id, lines, due, channel, is_fact, frees or {}) for location_id, lines in wants]
             results = await asyncio.gather(*(self._takes.submit(t) for t in takes), return_exceptions=True)
-            held = self._held(takes, results, channel)
+            held = self._held(takes, results, channel, version)
             if len(held.claims) == len(takes):
                 return held
             self.give_back(held.claims)
-            await self._mend(takes, results)
+            await self._mend(takes, results, version)
         raise GateUnavailable("its data was replaced again and again")
 
     def _take(
@@ -102,8 +108,10 @@ class Claims:
         )
 
     @staticmethod
-    def _held(takes: Sequence[Take], results: Sequence[TakeResult | BaseException], channel: str | None) -> Held:
-        held = Held([], {})
+    def _held(
+        takes: Sequence[Take], results: Sequence[TakeResult | BaseException], channel: str | None, policy_version: int
+    ) -> Held:
+        held = Held([], {}, policy_version)
         for take, result in zip(takes, results, strict=True):
             if isinstance(result, Taken):
                 lines = [(sku, quantity) for sku, quantity, _ in take.lines]
@@ -111,7 +119,9 @@ class Claims:
                 held.overdrawn.update({(take.location_id, sku): n for sku, n in result.overdrawn.items()})
         return held
 
-    async def _mend(self, takes: Sequence[Take], results: Sequence[TakeResult | BaseException]) -> None:
+    async def _mend(
+        self, takes: Sequence[Take], results: Sequence[TakeResult | BaseException], policy_version: int
+    ) -> None:
         shorts: list[Short] = []
         for take, result in zip(takes, results, strict=True):
             if isinstance(result, Unreachable):
@@ -130,7 +140,7 @@ class Claims:
         if untrusted:
             await asyncio.gather(*(self._rebuilder.rebuild(location_id) for location_id in untrusted))
         elif shorts:
-            raise GateShort(shorts)
+            raise GateShort(shorts, policy_version)
 
     def give_back(self, claims: Sequence[Claim]) -> None:
         """Returns claims that the ledger refused for certain, or never saw."""

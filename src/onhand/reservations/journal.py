@@ -12,6 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
+from onhand.domain.errors import LedgerUnavailable
 from onhand.ledger.transaction import Claim
 from onhand.postgres import Connection, Database, to_json
 
@@ -93,21 +94,26 @@ class Journal:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def write(self, entries: Sequence[Entry]) -> list[Outcome]:
+    async def write(self, entries: Sequence[Entry]) -> list[Outcome | BaseException]:
         """Journals entries together; a request_id may stand in a round once. Raises LedgerUnavailable: outcome unknown."""
         try:
             async with self._database.connection() as connection:
-                return await _write(connection, entries)
+                return [*await _write(connection, entries)]
         except asyncpg.UniqueViolationError:
             # A claim was closed as an orphan while the statement ran. Nothing of the round happened: one by one.
             log.info("a claim of a round of %d was closed meanwhile", len(entries))
-        outcomes: list[Outcome] = []
+        except asyncpg.DataError as error:
+            # Text that PostgreSQL does not take: only its own caller is to hear of it.
+            log.warning("one of a round of %d cannot be journalled: %s", len(entries), error)
+        outcomes: list[Outcome | BaseException] = []
         for entry in entries:
             try:
                 async with self._database.connection() as connection:
                     outcomes += await _write(connection, [entry])
             except asyncpg.UniqueViolationError:
                 outcomes.append(Outcome.CLAIM_REFUSED)
+            except (asyncpg.PostgresError, LedgerUnavailable) as error:
+                outcomes.append(error)
         return outcomes
 
 

@@ -24,6 +24,12 @@ class Policy:
         """Base units of a sku that are kept from a channel at every location."""
         return self._thresholds.get((channel, sku), 0)
 
+    async def catch_up(self) -> None:
+        """Makes the copy as new as the ledger's."""
+        async with self._database.connection() as connection:
+            version: int = await connection.fetchval(VERSION)
+        await self.refresh(version)
+
     async def refresh(self, version: int) -> None:
         """Makes the copy as new as `version`, or newer."""
         async with self._lock:

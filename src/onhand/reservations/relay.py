@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from onhand.domain.errors import GateUnavailable, Refusal
+from onhand.domain.errors import GateUnavailable, Overloaded, Refusal
 from onhand.ledger.transaction import RAISE_EPOCHS, Settlement
 from onhand.postgres import Database
 from onhand.redis import Unreachable
@@ -56,7 +56,7 @@ class Relay:
     async def _settle_one(self, s: Settlement) -> None:
         try:
             is_settled = await self._reached(s)
-        except Unreachable as error:
+        except (Unreachable, Overloaded) as error:
             log.warning("gate not reached for location %s: %s", s.location_id, error)
             is_settled = False
         if not is_settled:

@@ -25,7 +25,7 @@ from onhand.ledger.transaction import Answer, Claim, ClaimRefused, Ledger, Mutat
 from onhand.reservations.claims import ClaimGone, Claims, GateShort, Held, Wants
 from onhand.reservations.combiner import Combiner
 from onhand.reservations.journal import Entry, Journal, Outcome
-from onhand.reservations.policy import Policy
+from onhand.reservations.policy import VERSION, Policy
 from onhand.reservations.sweep import Sweeper
 from onhand.v1 import inventory_pb2 as v1
 from onhand.v1 import types_pb2
@@ -98,18 +98,21 @@ class Reservations:
             "journal", self._write, round_items_max=JOURNAL_ENTRIES_MAX, rounds_at_once_max=JOURNAL_ROUNDS_MAX
         )
 
-    async def _write(self, entries: Sequence[Entry]) -> list[Outcome]:
+    async def _write(self, entries: Sequence[Entry]) -> list[Outcome | BaseException]:
         """A round. Two attempts of one request go into it one after the other: the second finds the first."""
         first: dict[str, Entry] = {}
         for entry in entries:
             first.setdefault(entry.request_id, entry)
         outcome = dict(zip(first, await self._journal.write(list(first.values())), strict=True))
-        outcomes: list[Outcome] = []
+        outcomes: list[Outcome | BaseException] = []
         for entry in entries:
             if first[entry.request_id] is entry:
                 outcomes.append(outcome[entry.request_id])
-            else:
+                continue
+            try:
                 outcomes += await self._journal.write([entry])
+            except Exception as error:  # its own: the others of the round have their outcome
+                outcomes.append(error)
         return outcomes
 
     # ----------------------------------------------------------------------------------------------------- reserve
@@ -130,6 +133,8 @@ class Reservations:
                 if not is_swept and await self._close_due(short.shorts):
                     is_swept = True
                     continue
+                if await self._is_outdated(short, channel):
+                    continue
                 await self._refuse(short.shorts)
             entry = self._entry(request, wants, channel, deadline, held)
             outcome = await self._journalled(entry, held)
@@ -141,7 +146,7 @@ class Reservations:
                     raise LedgerUnavailable("the request is recorded, its answer was not found")
                 return known
             if outcome is Outcome.POLICY_CHANGED:
-                await self._policy.refresh(self._policy.version + 1)
+                await self._policy.catch_up()
             else:
                 await self._claims.mend(held.claims)
         raise GateUnavailable("its epoch moved on again and again")
@@ -158,7 +163,7 @@ class Reservations:
             channel=channel,
             customer_id=request.customer_id,
             deadline=deadline,
-            policy_version=self._policy.version,
+            policy_version=held.policy_version,
             claims=held.claims,
         )
 
@@ -175,6 +180,12 @@ class Reservations:
 
     async def _close_due(self, shorts: Sequence[Short]) -> bool:
         return any([await self._sweeper.close_due(location_id) for location_id in {s.location_id for s in shorts}])
+
+    async def _is_outdated(self, short: GateShort, channel: str) -> bool:
+        """Whether a threshold that this refusal went by may have been lifted by another process."""
+        if any(self._policy.threshold(channel, s.sku) for s in short.shorts):
+            await self._policy.catch_up()
+        return self._policy.version != short.policy_version
 
     async def _refuse(self, shorts: Sequence[Short]) -> None:
         unsure = {s.sku for s in shorts} - self._known_skus
@@ -215,10 +226,13 @@ class Reservations:
                 if not is_swept and await self._close_due(short.shorts):
                     is_swept = True
                     continue
+                if await self._is_outdated(short, old.channel):
+                    continue
                 await self._refuse(short.shorts)
             try:
                 return await self._swap(request, old, held)
             except ClaimRefused:
+                await self._policy.catch_up()
                 await self._claims.mend(held.claims)
         raise GateUnavailable("the reservation was changed again and again")
 
@@ -237,6 +251,8 @@ class Reservations:
         async def work(transaction: Transaction) -> v1.ChangeReservationResponse:
             nonlocal is_used
             is_used = True
+            if await transaction.connection.fetchval(VERSION) != held.policy_version:
+                raise ClaimRefused
             await transaction.replace_claims(old.reservation_id, old.claims, held.claims)
             message = _reservation(
                 old.reservation_id, "active", old.channel, old.customer_id, old.deadline, wants, None

@@ -12,7 +12,7 @@ from onhand.postgres import Database
 from onhand.redis import Unreachable
 from onhand.reservations.gate import Drop, Gate
 from onhand.reservations.rebuild import Rebuilder
-from onhand.reservations.relay import Relay
+from onhand.reservations.relay import Relay, unavailable
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +63,24 @@ class Sweeper:
         return len(rows)
 
     async def close_due(self, location_id: str) -> int:
-        """Expires and closes what is due at a location; callers at the same time share one look. Returns how many."""
+        """Expires and closes what is due at a location; callers at the same time share one look. Returns how many.
+
+        Raises GateUnavailable, LedgerUnavailable.
+        """
         task = self._closing.get(location_id)
         if task is None:
             task = asyncio.create_task(self._close_due(location_id), name=f"closing what is due at {location_id}")
             self._closing[location_id] = task
-            task.add_done_callback(lambda _: self._closing.pop(location_id))
-        return await asyncio.shield(task)
+            task.add_done_callback(lambda t: self._closed(location_id, t))
+        try:
+            return await asyncio.shield(task)
+        except Unreachable as error:
+            raise unavailable(error) from error
+
+    def _closed(self, location_id: str, task: asyncio.Task[int]) -> None:
+        del self._closing[location_id]
+        if not task.cancelled():
+            task.exception()  # whoever waits gets it, if anyone still does
 
     async def _close_due(self, location_id: str) -> int:
         count = await self.expire(location_id)
