@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
+from typing import TypeVar
+
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from onhand.domain.errors import InsufficientStock, InvalidRequest, Kind, Refusal
+from onhand.domain.errors import InsufficientStock, InvalidRequest, Kind, Overloaded, Refusal
+
+Violation = TypeVar("Violation", bound=Message)
 
 DOMAIN = "onhand"
 RETRY_SECONDS = 1
 """What RetryInfo asks a client to wait."""
 DETAILS_KEY = "grpc-status-details-bin"
 VIOLATIONS_MAX = 20
-"""Violations that are listed; ErrorInfo and the message say more where there are more. Trailers hold 8 KiB in all."""
-TEXT_LENGTH_MAX = 400
-"""Characters of a message or of a value in it."""
+"""Violations that are listed; ErrorInfo and the message say more where there are more."""
+VIOLATIONS_BYTES_MAX = 4000
+"""What they may take together. Trailers hold 8 KiB in all, and carry the details as base64."""
+TEXT_BYTES_MAX = 400
+"""Bytes of a message or of a value in it, which travels percent-encoded too."""
 
 
-def _clipped(text: str) -> str:
-    return text if len(text) <= TEXT_LENGTH_MAX else text[: TEXT_LENGTH_MAX - 3] + "..."
+def _clipped(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
+    encoded = text.encode()
+    return text if len(encoded) <= bytes_max else encoded[: bytes_max - 3].decode(errors="ignore") + "..."
+
+
+def _listed(violations: Iterable[Violation]) -> list[Violation]:
+    listed: list[Violation] = []
+    room = VIOLATIONS_BYTES_MAX
+    for violation in islice(violations, VIOLATIONS_MAX):
+        room -= violation.ByteSize()
+        if room < 0:
+            break
+        listed.append(violation)
+    return listed
 
 
 CODES = {
@@ -43,28 +63,28 @@ def status_of(refusal: Refusal) -> status_pb2.Status:
     if isinstance(refusal, InvalidRequest):
         details.append(
             error_details_pb2.BadRequest(
-                field_violations=[
+                field_violations=_listed(
                     error_details_pb2.BadRequest.FieldViolation(
-                        field=_clipped(v.field)[:100], description=_clipped(v.description)[:150]
+                        field=_clipped(v.field, 100), description=_clipped(v.description)
                     )
-                    for v in refusal.violations[:VIOLATIONS_MAX]
-                ]
+                    for v in refusal.violations
+                )
             )
         )
     if isinstance(refusal, InsufficientStock):
         details.append(
             error_details_pb2.PreconditionFailure(
-                violations=[
+                violations=_listed(
                     error_details_pb2.PreconditionFailure.Violation(
                         type=refusal.reason,
                         subject=f"{s.location_id}/{s.sku}",
                         description=f"{s.requested} requested, {s.available} available",
                     )
-                    for s in refusal.shorts[:VIOLATIONS_MAX]
-                ]
+                    for s in refusal.shorts
+                )
             )
         )
-    if refusal.kind in (Kind.UNAVAILABLE, Kind.EXHAUSTED):
+    if refusal.kind is Kind.UNAVAILABLE or isinstance(refusal, Overloaded):  # a full cart stays full
         details.append(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=RETRY_SECONDS)))
     status = status_pb2.Status(code=CODES[refusal.kind].value[0], message=_clipped(str(refusal)))
     for detail in details:

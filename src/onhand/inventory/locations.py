@@ -50,9 +50,9 @@ INSERT INTO location_groups (location_group_id, name) VALUES ($1, $2)
 ON CONFLICT (location_group_id) DO UPDATE SET name = $2, version = location_groups.version + 1"""
 CLEAR_GROUP = "DELETE FROM location_group_members WHERE location_group_id = $1"
 FILL_GROUP = "INSERT INTO location_group_members (location_group_id, location_id) SELECT $1, unnest($2::text[])"
-UNKNOWN = """
-SELECT w.location_id FROM unnest($1::text[]) AS w (location_id)
- WHERE NOT EXISTS (SELECT FROM locations l WHERE l.location_id = w.location_id AND l.deleted_time IS NULL) LIMIT 1"""
+# Held until the commit, and before the group: no member is deleted meanwhile, and a deletion takes its locks in this order too.
+HOLD_MEMBERS = """
+SELECT location_id FROM locations WHERE location_id = ANY ($1) AND deleted_time IS NULL ORDER BY 1 FOR KEY SHARE"""
 LIST_GROUPS = """
 SELECT g.location_group_id, g.name,
        ARRAY(SELECT location_id FROM location_group_members m WHERE m.location_group_id = g.location_group_id ORDER BY 1) AS ids
@@ -154,9 +154,9 @@ class Locations:
 
         async def work(transaction: Transaction) -> v1.SetLocationGroupResponse:
             connection = transaction.connection
-            unknown = await connection.fetchval(UNKNOWN, members)
-            if unknown is not None:
-                raise LocationNotFound(unknown)
+            unknown = set(members) - {r["location_id"] for r in await connection.fetch(HOLD_MEMBERS, members)}
+            if unknown:
+                raise LocationNotFound(min(unknown))
             await connection.execute(SET_GROUP, request.location_group_id, request.name)
             await connection.execute(CLEAR_GROUP, request.location_group_id)
             await connection.execute(FILL_GROUP, request.location_group_id, members)
@@ -205,7 +205,7 @@ def _values(location: v1.Location) -> tuple[Any, ...]:
         raise invalid("location.name", "must not be empty")
     try:
         ZoneInfo(location.time_zone or "UTC")
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones is an OSError
         raise invalid("location.time_zone", f"{location.time_zone!r} is no IANA time zone") from None
     hours = []
     for n, day in enumerate(location.opening_hours):

@@ -165,9 +165,6 @@ class Stock:
             await transaction.connection.execute(CLOSE_COUNT_TASKS, location_id, skus)
             return v1.CountStockResponse(results=results)
 
-        async with self._ledger.read() as connection:
-            if not await connection.fetchval(LOCATION, location_id):
-                raise LocationNotFound(location_id)
         return await self._decreases.fact(request, v1.CountStockResponse, takes, work)
 
     # ------------------------------------------------------------------------------------------------------- lists

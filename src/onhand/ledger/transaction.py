@@ -328,11 +328,7 @@ class Transaction:
         columns = [p[0] for p in wanted], [p[1] for p in wanted]
         rows = await self.connection.fetch(LOCK_LEVELS, *columns)
         if len(rows) < len(wanted):
-            missing = await self.connection.fetchrow(MISSING, *columns)
-            if missing is not None:
-                if missing["no_location"]:
-                    raise LocationNotFound(missing["location_id"])
-                raise SkuNotFound(missing["sku"])
+            await refuse_unknown(self.connection, wanted)
             if create:
                 await self.connection.execute(CREATE_LEVELS, *columns)
                 rows = await self.connection.fetch(LOCK_LEVELS, *columns)
@@ -430,6 +426,16 @@ def _merged(lines: list[tuple[str, int, int | None]]) -> list[tuple[str, int, in
         before, floor_before = merged.get(sku, (0, None))
         merged[sku] = before + quantity, floor_before if floor is None else floor
     return [(sku, quantity, floor) for sku, (quantity, floor) in sorted(merged.items())]
+
+
+async def refuse_unknown(connection: Connection, positions: Sequence[Position]) -> None:
+    """Raises LocationNotFound or SkuNotFound for the first position, in order, whose location or sku does not exist."""
+    wanted = sorted(positions)
+    missing = await connection.fetchrow(MISSING, [p[0] for p in wanted], [p[1] for p in wanted])
+    if missing is not None:
+        if missing["no_location"]:
+            raise LocationNotFound(missing["location_id"])
+        raise SkuNotFound(missing["sku"])
 
 
 def body_hash(request: Mutation) -> bytes:

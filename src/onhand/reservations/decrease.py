@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from typing import NoReturn
 
 from onhand.clock import LedgerClock
-from onhand.domain.errors import GateUnavailable, InsufficientStock
+from onhand.domain.errors import GateUnavailable, InsufficientStock, LocationNotFound, Short
 from onhand.domain.stock import Position
-from onhand.ledger.transaction import Answer, ClaimRefused, Ledger, Mutation, Transaction, is_certain
+from onhand.ledger.transaction import Answer, ClaimRefused, Ledger, Mutation, Transaction, is_certain, refuse_unknown
 from onhand.reservations.claims import Claims, GateShort, Held, Wants
 from onhand.reservations.rebuild import Rebuilder
 from onhand.reservations.sweep import Sweeper
@@ -60,6 +61,8 @@ class Decreases:
             wants = await takes() if callable(takes) else takes
             try:
                 held = await self._take(wants, is_fact=True)
+            except LocationNotFound as error:
+                return await self._first_answer(request, response_type, error)
             except GateUnavailable as error:
                 log.warning("%s goes past the gate: %s", type(request).__name__, error)
                 break
@@ -78,6 +81,8 @@ class Decreases:
         for _ in range(CLAIM_ATTEMPTS_MAX):
             try:
                 held = await self._take(takes, is_fact=False)
+            except LocationNotFound as error:
+                return await self._first_answer(request, response_type, error)
             except GateShort as short:
                 first = await self._ledger.find_answer(request, response_type)
                 if first is not None:
@@ -85,7 +90,7 @@ class Decreases:
                 if not is_swept and await self._close_due(takes):
                     is_swept = True
                     continue
-                raise InsufficientStock(short.shorts) from None
+                await self._refuse(short.shorts)
             try:
                 return await self._commit(request, response_type, held, work)
             except ClaimRefused:
@@ -98,6 +103,19 @@ class Decreases:
             return Held([], {})
         due = self._clock.now() + timedelta(seconds=CLAIM_SECONDS)
         return await self._claims.take(wants, due=due, channel=None, is_fact=is_fact)
+
+    async def _first_answer(self, request: Mutation, response_type: type[Answer], error: LocationNotFound) -> Answer:
+        """The answer of a request that had its effect while its location was there; else raises the error."""
+        first = await self._ledger.find_answer(request, response_type)
+        if first is None:
+            raise error
+        return first
+
+    async def _refuse(self, shorts: Sequence[Short]) -> NoReturn:
+        """Raises LocationNotFound or SkuNotFound where the gate is short of what does not exist, else InsufficientStock."""
+        async with self._ledger.read() as connection:
+            await refuse_unknown(connection, [(s.location_id, s.sku) for s in shorts])
+        raise InsufficientStock(tuple(shorts))
 
     async def _close_due(self, wants: Wants) -> bool:
         return any([await self._sweeper.close_due(location_id) for location_id, _ in wants])
