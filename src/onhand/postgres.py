@@ -100,11 +100,12 @@ class Database:
         except UNAVAILABLE_ERRORS as error:
             raise NotReached(f"{type(error).__name__}: {error}"[:200]) from error
         try:
-            yield connection
+            try:
+                yield connection
+            finally:
+                await self.pool.release(connection)
         except UNAVAILABLE_ERRORS as error:
             raise LedgerUnavailable(f"{type(error).__name__}: {error}"[:200]) from error
-        finally:
-            await self.pool.release(connection)
 
     @asynccontextmanager
     async def transaction(
