@@ -404,6 +404,26 @@ async def cancelled(call: Any) -> None:
         raise AssertionError("the call was not cancelled")
 
 
+async def place(
+    api: Api, baskets: Mapping[str, Mapping[str, int]], kind: int = orders.FULFILLMENT_KIND_PICKUP, **fields: Any
+) -> orders.PlaceOrderResponse:
+    """An order of milk and bread, reserved and paid by card."""
+    prices = {MILK: MILK_CENTS, BREAD: BREAD_CENTS}
+    total = sum(prices[sku] * quantity for basket in baskets.values() for sku, quantity in basket.items())
+    reservation = await api.reserve(baskets)
+    request = orders.PlaceOrderRequest(
+        **{"request_id": request_id(), "currency_code": "USD", "tenders": card(total)} | fields,
+        reservation_id=reservation.reservation_id,
+        fulfillments=[orders.FulfillmentChoice(location_id=where, kind=kind) for where in baskets],
+    )
+    return await api.orders.PlaceOrder(request)
+
+
+def card(amount_cents: int) -> list[orders.Tender]:
+    """A payment by card."""
+    return [orders.Tender(kind=orders.TENDER_KIND_CARD, amount=dollars(amount_cents), reference="auth-1")]
+
+
 def fulfillment_of(order: orders.Order, location_id: str) -> orders.FulfillmentOrder:
     """The work of one location."""
     (found,) = (f for f in order.fulfillment_orders if f.location_id == location_id)

@@ -31,7 +31,7 @@ WITH near AS (
       FROM locations
      WHERE deleted_time IS NULL AND kind = 'STORE' AND offers_pickup AND latitude IS NOT NULL
        AND latitude BETWEEN $1 - $3 / 110574.0 AND $1 + $3 / 110574.0)
-SELECT location_id, name, metres FROM near WHERE metres <= $3 ORDER BY metres, location_id LIMIT $4"""
+SELECT location_id, name, metres FROM near WHERE metres <= $3 ORDER BY round(metres), location_id LIMIT $4"""
 
 POSITION = """
 SELECT l.location_id, p.sku, coalesce(s.available, 0) AS available, coalesce(s.allocated, 0) AS allocated,
