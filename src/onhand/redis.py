@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ CONNECT_SECONDS_MAX = 1.0
 """How long a connection may take to open."""
 ANSWER_SECONDS_MAX = 2.0
 """How long a pipeline may take to be answered."""
+IDENTITY_SECONDS_MAX = 0.1
+"""How long a connection is believed to lead to the same primary: far less than a fail-over and back can take."""
 
 Command = Sequence[str | bytes | int]
 CONNECTION_ERRORS = (RedisError, OSError, TimeoutError, EOFError)
@@ -36,11 +39,48 @@ class Unreachable(Exception):
 
 
 class _Bound:
-    """A connection, and the run id of the server at its other end."""
+    """A connection, and what names the data of the server at its other end.
 
-    def __init__(self, connection: AbstractConnection, run_id: str) -> None:
+    `run_id` is the server's own and that of its replication: a primary that was a replica for a while, and lost what the
+    other primary had not got, is the same run of the same server, but has a new replication id.
+    """
+
+    def __init__(self, connection: AbstractConnection) -> None:
         self.connection = connection
-        self.run_id = run_id
+        self.run_id = ""
+        self._replication_id = ""
+        self._identified = 0.0
+
+    async def identify(self) -> None:
+        """Learns whose data this is. Raises Unreachable if the server is a replica."""
+        (info,) = await self.ask([("INFO", "server", "replication")])
+        if isinstance(info, ResponseError):
+            raise info
+        values = _info(info)
+        self._check_role(values)
+        self._replication_id = values["master_replid"]
+        self.run_id = f"{values['run_id']}/{self._replication_id}"
+        self._identified = time.monotonic()
+
+    async def call(self, commands: Sequence[Command]) -> list[Any]:
+        """Sends commands to the primary that was identified. Raises Unreachable if it is that no more."""
+        if time.monotonic() - self._identified < IDENTITY_SECONDS_MAX:
+            return await self.ask(commands)
+        sent = time.monotonic()
+        info, *replies = await self.ask([("INFO", "replication"), *commands])
+        if isinstance(info, ResponseError):
+            raise info
+        values = _info(info)
+        self._check_role(values)
+        if values["master_replid"] != self._replication_id:
+            raise Unreachable("the server was a replica meanwhile")
+        self._identified = sent
+        return replies
+
+    @staticmethod
+    def _check_role(values: dict[str, str]) -> None:
+        if values["role"] != "master":
+            raise Unreachable("the server is a replica")
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
@@ -52,6 +92,10 @@ class _Bound:
                 except ResponseError as error:
                     replies.append(error)
             return replies
+
+
+def _info(reply: bytes) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
 
 
 class GateConnections:
@@ -86,7 +130,7 @@ class GateConnections:
             try:
                 bound = self._idle.pop() if self._idle else await self._open()
                 commands = build(bound.run_id)
-                replies = await bound.ask(commands)
+                replies = await bound.call(commands)
                 if any(isinstance(r, ResponseError) and "Function not found" in str(r) for r in replies):
                     # Somebody flushed the functions. Nothing of a call to an unknown function was done.
                     await self._load(bound)
@@ -99,6 +143,8 @@ class GateConnections:
             except BaseException as error:
                 if bound is not None:  # replies of this call may still be on their way
                     await self._drop(bound)
+                if isinstance(error, (Unreachable, *CONNECTION_ERRORS)):
+                    await self.close()  # the idle ones lead to the same server: let nobody else find that out
                 if isinstance(error, CONNECTION_ERRORS):
                     raise Unreachable(f"{type(error).__name__}: {error}"[:200]) from error
                 raise
@@ -110,13 +156,8 @@ class GateConnections:
         try:
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
                 await connection.connect()  # type: ignore[no-untyped-call]
-            bound = _Bound(connection, "")
-            (info,) = await bound.ask([("INFO", "server")])
-            if isinstance(info, ResponseError):
-                raise info
-            bound.run_id = next(
-                line.partition(":")[2] for line in info.decode().splitlines() if line.startswith("run_id:")
-            )
+            bound = _Bound(connection)
+            await bound.identify()
             if bound.run_id not in self._loaded_runs:
                 await self._load(bound)
             return bound

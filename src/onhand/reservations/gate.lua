@@ -1,8 +1,8 @@
 #!lua name=onhand_1
 
 -- The gate: one library, one function per atomic operation. Every function is given the run id of the server that its caller
--- is connected to, and uses a location's data only if it was loaded into that run: a restart or a failover may have kept old
--- data that looks whole.
+-- is connected to (with its replication id), and uses a location's data only if it was loaded into that run: a restart or a
+-- failover, also one there and back, may have kept old data that looks whole.
 --
 -- Keys of a location, all with the location as hash tag:
 --   stock   hash: sku -> ATP before floors (may be negative); '#run', '#epoch', '#delta' are the header, '#loading' is the
