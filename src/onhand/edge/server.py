@@ -12,13 +12,13 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from onhand.caller import Caller
-from onhand.domain.errors import Refusal, RequestIdReused, ServerStopping
+from onhand.domain.errors import Refusal, RequestIdReused, ServerStopping, invalid
 from onhand.edge.errors import CODES, DETAILS_KEY, status_of
 from onhand.edge.validation import Validator
 
@@ -28,6 +28,8 @@ DRAIN_SECONDS_MAX = 10
 """How long calls under way may take to end when the server stops."""
 DRAIN_SECONDS_MIN = 0.5
 """How long a stopping server still answers new calls, by UNAVAILABLE: what gRPC finds unanswered it would cancel."""
+STREAM_SECONDS_MAX = 0.5
+"""How long answers on their way, and streams, may then take."""
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """The largest request or answer."""
 ACTOR_LENGTH_MAX = 128
@@ -48,7 +50,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.is_stopping = False
-        self._running: set[asyncio.Task[Message]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def finish(self, call: Awaitable[Message]) -> Message:
         """Brings a call that has begun to its end, even if its caller goes away: nothing is half done."""
@@ -56,6 +58,16 @@ class Calls:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
+
+    async def follow(self, call: Awaitable[Message]) -> Message:
+        """Lets a call end where its caller goes away: a read, which nobody waits for then."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            return await call
+        finally:
+            self._running.discard(task)
 
     async def drain(self) -> None:
         """Refuses new calls, and waits for those under way."""
@@ -71,21 +83,23 @@ class Method:
 
     def __init__(self, descriptor: MethodDescriptor, handler: Handler, validator: Validator, calls: Calls) -> None:
         self.name = descriptor.full_name
+        self._request_type = message_factory.GetMessageClass(descriptor.input_type)
         self._calls = calls
         self._handler = handler
         self._validator = validator
         self._is_mutation = "request_id" in descriptor.input_type.fields_by_name
 
-    async def answer(self, request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+    async def answer(self, encoded: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
         """Answers one call, or aborts it with a google.rpc.Status."""
         try:
             if self._calls.is_stopping:
                 raise ServerStopping
+            request = self._decoded(encoded)
             self._validator.check(request)
             remaining = context.time_remaining()
             caller = Caller(actor=_actor(context), deadline=None if remaining is None else time.monotonic() + remaining)
             if not self._is_mutation:
-                return await self._handler(request, caller)
+                return await self._calls.follow(self._handler(request, caller))
             return await self._calls.finish(self._handler(request, caller))
         except Refusal as refusal:
             status = status_of(refusal)
@@ -101,6 +115,13 @@ class Method:
                 grpc.StatusCode.INTERNAL, "an error of onhand's own; it is logged. Repeat with the same request_id"
             )
         raise AssertionError("not reached: abort raises")
+
+    def _decoded(self, encoded: bytes) -> Message:
+        # Here rather than in gRPC, which would log each such call with its stack and show its caller the exception.
+        try:
+            return self._request_type.FromString(encoded)
+        except DecodeError:
+            raise invalid("request", f"is no {self._request_type.DESCRIPTOR.full_name}") from None
 
 
 def _actor(context: grpc.aio.ServicerContext[Any, Any]) -> str:
@@ -121,11 +142,10 @@ def services(
         service: ServiceDescriptor = pool.FindServiceByName(name)
         methods = {}
         for method in service.methods:
-            request_type = message_factory.GetMessageClass(method.input_type)
             response_type = message_factory.GetMessageClass(method.output_type)
             methods[method.name] = grpc.unary_unary_rpc_method_handler(
                 Method(method, _handler(objects, method), validator, calls).answer,
-                request_deserializer=request_type.FromString,
+                request_deserializer=None,
                 response_serializer=response_type.SerializeToString,
             )
         handlers.append(grpc.method_handlers_generic_handler(name, methods))
@@ -182,4 +202,5 @@ class Server:
         """Reports NOT_SERVING, lets calls under way end, and stops."""
         await self._health.enter_graceful_shutdown()
         await self._calls.drain()
-        await self._server.stop(DRAIN_SECONDS_MAX)
+        # What is left are streams, as of health, that end with the server only.
+        await self._server.stop(STREAM_SECONDS_MAX)
