@@ -54,14 +54,19 @@ INSERT INTO stock_levels (location_id, sku)
 SELECT p.location_id, p.sku FROM unnest($1::text[], $2::text[]) AS p (location_id, sku)
   JOIN locations l USING (location_id) JOIN products USING (sku) WHERE l.deleted_time IS NULL
  ORDER BY 1, 2 ON CONFLICT DO NOTHING"""
-# Epochs before levels, as everywhere: whoever raises an epoch waits here for nobody who waits for a level.
+# Epochs before levels, as everywhere: whoever raises an epoch waits here for nobody who waits for a level. $3: all of the
+# levels or none, so that whoever makes the absent ones first holds none that comes after them in the order of locking.
 LOCK_LEVELS = """
 WITH epochs AS MATERIALIZED (
     SELECT location_id, epoch FROM location_epochs
-     WHERE location_id = ANY ($1) AND NOT is_closed ORDER BY location_id FOR SHARE)
+     WHERE location_id = ANY ($1) AND NOT is_closed ORDER BY location_id FOR SHARE),
+present AS (
+    SELECT count(*) AS levels FROM stock_levels JOIN unnest($1::text[], $2::text[]) AS p (location_id, sku)
+     USING (location_id, sku))
 SELECT s.location_id, s.sku, s.available, s.allocated, s.damaged, s.quarantine, e.epoch
   FROM epochs e JOIN unnest($1::text[], $2::text[]) AS p (location_id, sku) USING (location_id)
   JOIN stock_levels s USING (location_id, sku)
+ WHERE NOT $3 OR (SELECT levels FROM present) = cardinality($1)
  ORDER BY s.location_id, s.sku FOR UPDATE OF s"""
 MISSING = """
 SELECT p.location_id, p.sku, l.location_id IS NULL AS no_location, q.sku IS NULL AS no_sku
@@ -326,12 +331,12 @@ class Transaction:
         """
         wanted = sorted(set(positions))
         columns = [p[0] for p in wanted], [p[1] for p in wanted]
-        rows = await self.connection.fetch(LOCK_LEVELS, *columns)
+        rows = await self.connection.fetch(LOCK_LEVELS, *columns, create)
         if len(rows) < len(wanted):
             await refuse_unknown(self.connection, wanted)
             if create:
                 await self.connection.execute(CREATE_LEVELS, *columns)
-                rows = await self.connection.fetch(LOCK_LEVELS, *columns)
+                rows = await self.connection.fetch(LOCK_LEVELS, *columns, create)
         found = {(r["location_id"], r["sku"]): Level(*tuple(r)[2:6]) for r in rows}
         self._epochs.update({r["location_id"]: r["epoch"] for r in rows})
         self._levels.update(found)
@@ -472,9 +477,9 @@ class Ledger:
             try:
                 response, settlements = await self._attempt(request, response_type, work)
                 break
-            except RETRY_ERRORS:
+            except RETRY_ERRORS as error:
                 if attempt == TRANSACTION_ATTEMPTS_MAX - 1:
-                    raise
+                    raise LedgerUnavailable(f"rolled back again and again: {error}"[:200]) from error
         await self._follow(settlements)
         return response
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,12 +32,13 @@ Wants = Sequence[tuple[str, Lines]]
 
 
 class GateShort(Exception):
-    """The gate refuses lines for lack of stock; nothing is held."""
+    """The gate refuses lines for lack of stock; nothing is held. It was asked at `asked` (monotonic)."""
 
-    def __init__(self, shorts: Sequence[Short], policy_version: int) -> None:
+    def __init__(self, shorts: Sequence[Short], policy_version: int, asked: float) -> None:
         super().__init__(shorts)
         self.shorts = tuple(shorts)
         self.policy_version = policy_version
+        self.asked = asked
 
 
 class ClaimGone(Exception):
@@ -76,14 +78,14 @@ class Claims:
     ) -> Held:
         """Takes every line of every location. Raises GateShort, ClaimGone, GateUnavailable, LocationNotFound."""
         for _ in range(TAKE_ATTEMPTS_MAX):
-            version = self._policy.version
+            version, asked = self._policy.version, time.monotonic()
             takes = [self._take(location_id, lines, due, channel, is_fact, frees or {}) for location_id, lines in wants]
             results = await asyncio.gather(*(self._takes.submit(t) for t in takes), return_exceptions=True)
             held = self._held(takes, results, channel, version)
             if len(held.claims) == len(takes):
                 return held
             self.give_back(held.claims)
-            await self._mend(takes, results, version)
+            await self._mend(takes, results, version, asked)
         raise GateUnavailable("its data was replaced again and again")
 
     def _take(
@@ -120,7 +122,11 @@ class Claims:
         return held
 
     async def _mend(
-        self, takes: Sequence[Take], results: Sequence[TakeResult | BaseException], policy_version: int
+        self,
+        takes: Sequence[Take],
+        results: Sequence[TakeResult | BaseException],
+        policy_version: int,
+        asked: float,
     ) -> None:
         shorts: list[Short] = []
         for take, result in zip(takes, results, strict=True):
@@ -140,7 +146,7 @@ class Claims:
         if untrusted:
             await asyncio.gather(*(self._rebuilder.rebuild(location_id) for location_id in untrusted))
         elif shorts:
-            raise GateShort(shorts, policy_version)
+            raise GateShort(shorts, policy_version, asked)
 
     def give_back(self, claims: Sequence[Claim]) -> None:
         """Returns claims that the ledger refused for certain, or never saw."""

@@ -87,7 +87,7 @@ class Decreases:
                 first = await self._ledger.find_answer(request, response_type)
                 if first is not None:
                     return first
-                if not is_swept and await self._close_due(takes):
+                if not is_swept and await self._close_due(short):
                     is_swept = True
                     continue
                 await self._refuse(short.shorts)
@@ -117,8 +117,8 @@ class Decreases:
             await refuse_unknown(connection, [(s.location_id, s.sku) for s in shorts])
         raise InsufficientStock(tuple(shorts))
 
-    async def _close_due(self, wants: Wants) -> bool:
-        return any([await self._sweeper.close_due(location_id) for location_id, _ in wants])
+    async def _close_due(self, short: GateShort) -> bool:
+        return await self._sweeper.close_due((s.location_id for s in short.shorts), short.asked)
 
     async def _commit(self, request: Mutation, response_type: type[Answer], held: Held, work: Work[Answer]) -> Answer:
         is_used = False

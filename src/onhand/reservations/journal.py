@@ -14,7 +14,7 @@ import asyncpg
 
 from onhand.domain.errors import LedgerUnavailable
 from onhand.ledger.transaction import Claim
-from onhand.postgres import Connection, Database, to_json
+from onhand.postgres import RETRY_ERRORS, Connection, Database, to_json
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +99,9 @@ class Journal:
         try:
             async with self._database.connection() as connection:
                 return [*await _write(connection, entries)]
-        except asyncpg.UniqueViolationError:
-            # A claim was closed as an orphan while the statement ran. Nothing of the round happened: one by one.
-            log.info("a claim of a round of %d was closed meanwhile", len(entries))
+        except (asyncpg.UniqueViolationError, *RETRY_ERRORS) as error:
+            # As when a claim was closed as an orphan while the statement ran. Nothing of the round happened: one by one.
+            log.info("a round of %d is journalled one by one: %s", len(entries), error)
         except asyncpg.DataError as error:
             # Text that PostgreSQL does not take: only its own caller is to hear of it.
             log.warning("one of a round of %d cannot be journalled: %s", len(entries), error)
@@ -110,7 +110,7 @@ class Journal:
             try:
                 async with self._database.connection() as connection:
                     outcomes += await _write(connection, [entry])
-            except asyncpg.UniqueViolationError:
+            except (asyncpg.UniqueViolationError, *RETRY_ERRORS):
                 outcomes.append(Outcome.CLAIM_REFUSED)
             except (asyncpg.PostgresError, LedgerUnavailable) as error:
                 outcomes.append(error)

@@ -130,7 +130,7 @@ class Reservations:
                 known = await self._ledger.find_answer(request, v1.ReserveResponse)
                 if known is not None:
                     return known
-                if not is_swept and await self._close_due(short.shorts):
+                if not is_swept and await self._close_due(short):
                     is_swept = True
                     continue
                 if await self._is_outdated(short, channel):
@@ -178,8 +178,8 @@ class Reservations:
             self._claims.give_back(held.claims)
         return outcome
 
-    async def _close_due(self, shorts: Sequence[Short]) -> bool:
-        return any([await self._sweeper.close_due(location_id) for location_id in {s.location_id for s in shorts}])
+    async def _close_due(self, short: GateShort) -> bool:
+        return await self._sweeper.close_due((s.location_id for s in short.shorts), short.asked)
 
     async def _is_outdated(self, short: GateShort, channel: str) -> bool:
         """Whether a threshold that this refusal went by may have been lifted by another process."""
@@ -223,7 +223,7 @@ class Reservations:
                 known = await self._ledger.find_answer(request, v1.ChangeReservationResponse)
                 if known is not None:
                     return known
-                if not is_swept and await self._close_due(short.shorts):
+                if not is_swept and await self._close_due(short):
                     is_swept = True
                     continue
                 if await self._is_outdated(short, old.channel):

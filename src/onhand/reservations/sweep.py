@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from onhand.clock import LedgerClock, milliseconds
@@ -51,7 +52,8 @@ class Sweeper:
         self._relay = relay
         self._rebuilder = rebuilder
         self._clock = clock
-        self._closing: dict[str, asyncio.Task[int]] = {}
+        self._closing: dict[str, asyncio.Task[None]] = {}
+        self._freed: dict[str, float] = {}
         self._patrolled = ""
 
     async def expire(self, location_id: str | None = None) -> int:
@@ -59,33 +61,45 @@ class Sweeper:
         async with self._database.connection() as connection:
             rows = await connection.fetch(EXPIRE, EXPIRED_MAX, location_id)
         if rows:
-            await self._relay.drop([Drop(r["location_id"], r["claim_id"], give_back=True) for r in rows])
+            await self._drop([Drop(r["location_id"], r["claim_id"], give_back=True) for r in rows])
         return len(rows)
 
-    async def close_due(self, location_id: str) -> int:
-        """Expires and closes what is due at a location; callers at the same time share one look. Returns how many.
+    async def close_due(self, location_ids: Iterable[str], asked: float) -> bool:
+        """Expires and closes what is due at locations. Whether anything was given back there since `asked` (monotonic).
 
         Raises GateUnavailable, LedgerUnavailable.
         """
+        wanted = sorted(set(location_ids))
+        for location_id in wanted:
+            await self._look(location_id)
+        return any(self._freed.get(location_id, 0.0) >= asked for location_id in wanted)
+
+    async def _look(self, location_id: str) -> None:
+        """Closes what is due at a location; callers at the same time share one look."""
         task = self._closing.get(location_id)
         if task is None:
             task = asyncio.create_task(self._close_due(location_id), name=f"closing what is due at {location_id}")
             self._closing[location_id] = task
             task.add_done_callback(lambda t: self._closed(location_id, t))
         try:
-            return await asyncio.shield(task)
+            await asyncio.shield(task)
         except Unreachable as error:
             raise unavailable(error) from error
 
-    def _closed(self, location_id: str, task: asyncio.Task[int]) -> None:
+    def _closed(self, location_id: str, task: asyncio.Task[None]) -> None:
         del self._closing[location_id]
         if not task.cancelled():
             task.exception()  # whoever waits gets it, if anyone still does
 
-    async def _close_due(self, location_id: str) -> int:
-        count = await self.expire(location_id)
+    async def _close_due(self, location_id: str) -> None:
+        await self.expire(location_id)
         ((_, due),) = await self._gate.patrol([location_id], milliseconds(self._clock.now()))
-        return count + await self._close([(location_id, c) for c in due])
+        await self._close([(location_id, c) for c in due])
+
+    async def _drop(self, drops: Sequence[Drop]) -> None:
+        await self._relay.drop(drops)
+        now = time.monotonic()
+        self._freed.update({d.location_id: now for d in drops if d.give_back})
 
     async def patrol(self) -> bool:
         """Looks at the gate of the next locations: orphans, and increases that were not relayed. True at the last ones."""
@@ -101,10 +115,10 @@ class Sweeper:
                     await self._relay.catch_up(row["location_id"], row["last_number"], header.epoch)
         return self._patrolled == ""
 
-    async def _close(self, due: Sequence[tuple[str, UUID]]) -> int:
+    async def _close(self, due: Sequence[tuple[str, UUID]]) -> None:
         """Ends claims past their hint as their rows say; those without a row are closed in the ledger first."""
         if not due:
-            return 0
+            return
         async with self._database.connection() as connection:
             rows = await connection.fetch(ROWS, [d[0] for d in due], [d[1] for d in due])
             known = {(r["location_id"], r["claim_id"]): r for r in rows}
@@ -126,8 +140,7 @@ class Sweeper:
             log.info("%d orphaned claim(s) closed", len(closed))
         if reminders:
             await self._gate.remind(reminders)
-        await self._relay.drop(drops)
-        return sum(d.give_back for d in drops)
+        await self._drop(drops)
 
 
 async def repeat(what: str, step: object, pause_seconds: float, error_pause_seconds: float = 2.0) -> None:
