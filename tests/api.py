@@ -20,7 +20,7 @@ from grpc_status import rpc_status
 
 from onhand.app import App
 from onhand.ids import new_id
-from onhand.ledger.migrate import asyncpg_dsn
+from onhand.postgres import asyncpg_dsn
 from onhand.v1 import cart_pb2_grpc, catalog_pb2, catalog_pb2_grpc, inventory_pb2_grpc, order_pb2_grpc, types_pb2
 from onhand.v1 import inventory_pb2 as inventory
 from onhand.v1 import order_pb2 as orders

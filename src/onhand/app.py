@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import asyncpg
 
@@ -16,10 +16,9 @@ from onhand.clock import LedgerClock
 from onhand.domain.errors import GateUnavailable, LedgerUnavailable
 from onhand.edge.server import Server
 from onhand.inventory import Locations, Promise, Stock, Transfers
-from onhand.ledger.migrate import asyncpg_dsn
 from onhand.ledger.transaction import Ledger, Settlement
 from onhand.orders import Orders
-from onhand.postgres import UNAVAILABLE_ERRORS, Database
+from onhand.postgres import UNAVAILABLE_ERRORS, Database, asyncpg_dsn
 from onhand.redis import GateConnections
 from onhand.reservations.availability import Availability
 from onhand.reservations.claims import Claims
@@ -90,16 +89,21 @@ class App:
     @classmethod
     async def open(cls, postgres_dsn: str, redis_url: str) -> App:
         """Connects to both, with patience. Raises LedgerUnavailable or GateUnavailable, which say where and what to do."""
+        try:
+            connections = GateConnections(redis_url, LIBRARY)
+        except ValueError as error:  # nothing to wait for
+            raise GateUnavailable(f"the address of Redis/Valkey cannot be read: {error}") from error
         database = await patiently(f"PostgreSQL at {host_of(postgres_dsn)}", lambda: _open_database(postgres_dsn))
-        connections = GateConnections(redis_url, LIBRARY)
         try:
             await patiently(f"Redis/Valkey at {host_of(redis_url)}", connections.check)
             app = cls(database, connections)
             await app.clock.set_by(database)
             await app.policy.refresh(1)
-        except BaseException:
+        except BaseException as error:
             await connections.close()
             await database.close()
+            if isinstance(error, asyncpg.UndefinedTableError):
+                raise LedgerUnavailable("the ledger's tables are missing or too old: run `onhand migrate`") from error
             raise
         return app
 
@@ -142,7 +146,9 @@ async def patiently(what: str, attempt: Callable[[], Awaitable[Opened]]) -> Open
             return await attempt()
         except (LedgerUnavailable, GateUnavailable) as error:
             if n == START_ATTEMPTS_MAX:
-                raise type(error)(f"{what}, {n} attempts: {error.detail}") from error
+                raise type(error)(
+                    f"{what} did not answer in {n} attempts ({error.detail}). Start it, or correct its address"
+                ) from error
             log.warning(
                 "%s does not answer (%s); attempt %d of %d. Is it running, and is the DSN right?",
                 what,
@@ -158,4 +164,4 @@ def host_of(dsn: str) -> str:
     """Where a DSN leads, without its secrets."""
     parts = urlsplit(dsn)
     socket = next((v for k, _, v in (p.partition("=") for p in parts.query.split("&")) if k == "host"), "")
-    return socket or f"{parts.hostname or parts.path}:{parts.port or ''}".rstrip(":")
+    return unquote(socket) or parts.netloc.rpartition("@")[2] or parts.path

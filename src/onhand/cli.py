@@ -128,13 +128,13 @@ def serve(
 
 async def _serve_here(dsn: str, url: str, host: str, port: int) -> None:
     from onhand.app import App
-    from onhand.domain.errors import Refusal
+    from onhand.domain.errors import GateUnavailable, LedgerUnavailable
     from onhand.serve import check_parent, until_stopped
 
     try:
         application = await App.open(dsn, url)
-    except Refusal as error:
-        _fail(str(error))
+    except (GateUnavailable, LedgerUnavailable) as error:
+        _fail(error.detail)
     try:
         server = application.server()
         application.start_loops()

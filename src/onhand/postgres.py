@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +25,8 @@ Isolation = Literal["read_committed", "repeatable_read"]
 
 POOL_SIZE_MAX = 16
 """Connections a process may hold."""
+CONNECT_SECONDS_MAX = 5.0
+"""How long a connection may take to open."""
 ACQUIRE_SECONDS_MAX = 2.0
 """How long a call waits for a free connection before it is answered UNAVAILABLE."""
 STATEMENT_SECONDS_MAX = 10.0
@@ -64,6 +67,12 @@ async def _keep(_: Any) -> None:
     """No state is left on a connection, so nothing is reset: that saves a round trip a checkout."""
 
 
+def asyncpg_dsn(dsn: str) -> str:
+    """The same address as asyncpg reads it: no SQLAlchemy driver name, and `sslmode` where other drivers say `ssl`."""
+    dsn = re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", dsn)
+    return re.sub(r"(?<=[?&])ssl=", "sslmode=", dsn)
+
+
 class Database:
     """A pool of connections to one database; errors of the connection become `LedgerUnavailable`."""
 
@@ -79,6 +88,7 @@ class Database:
             max_size=pool_size,
             init=_prepare,
             reset=_keep,
+            timeout=CONNECT_SECONDS_MAX,
             command_timeout=STATEMENT_SECONDS_MAX,
             max_inactive_connection_lifetime=300,
             server_settings={"application_name": "onhand", "jit": "off"},

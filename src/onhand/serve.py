@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 RESTARTS_MAX = 5
 """How often a process that died is started again before the whole server gives up."""
-RESTARTS_WINDOW_SECONDS = 60.0
-"""Only restarts this recent count."""
+RESTARTS_WINDOW_SECONDS = 600.0
+"""Only restarts this recent count. Longer than processes take to give up a database that never answers, each time."""
 END_SECONDS_MAX = 25.0
 """How long processes may take to drain before they are killed."""
 WATCH_SECONDS = 0.2
@@ -48,7 +48,13 @@ def reserve_port(host: str, port: int) -> socket.socket:
             probe.close()
     held = socket.socket(family, socket.SOCK_STREAM)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    held.bind((host, port))
+    try:
+        held.bind((host, port))
+    except OSError as error:
+        held.close()
+        raise PortTakenError(
+            f"{host}:{port} cannot be listened on ({error.strerror}); choose another --host"
+        ) from error
     return held
 
 
@@ -79,7 +85,10 @@ class Processes:
             now = time.monotonic()
             self._restarts = [t for t in self._restarts if now - t < RESTARTS_WINDOW_SECONDS] + [now]
             if len(self._restarts) > RESTARTS_MAX:
-                raise RuntimeError(f"server processes died {len(self._restarts)} times in a minute; see the log above")
+                minutes = RESTARTS_WINDOW_SECONDS / 60
+                raise RuntimeError(
+                    f"server processes died {len(self._restarts)} times in {minutes:.0f} minutes; see the log above"
+                )
             log.error("server process %d ended with %d; starting another", child.pid, code)
             self._children[n] = self._start()
 

@@ -20,8 +20,8 @@ import asyncpg
 from onhand.clock import LedgerClock, milliseconds
 from onhand.domain.errors import GateUnavailable, LedgerUnavailable
 from onhand.ledger.invariants import EVIDENCE_MAX, Check, Progress, check_rules
-from onhand.ledger.migrate import asyncpg_dsn, head_revision
-from onhand.postgres import UNAVAILABLE_ERRORS, Connection, Database
+from onhand.ledger.migrate import head_revision
+from onhand.postgres import UNAVAILABLE_ERRORS, Connection, Database, asyncpg_dsn
 from onhand.redis import GateConnections, Unreachable
 from onhand.reservations.gate import LIBRARY, Dump, Gate
 from onhand.reservations.reconcile import IN_FLIGHT_SECONDS, Difference, compare

@@ -8,7 +8,7 @@ import asyncpg
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from onhand.ledger.migrate import asyncpg_dsn
+from onhand.postgres import asyncpg_dsn
 
 SERVING_SECONDS_MAX = 60.0
 """How long a server may take to answer."""

@@ -16,7 +16,7 @@ from onhand.feeds import completejourney, files
 from onhand.feeds.load import load
 from onhand.feeds.records import Feed, FeedError, Progress, no_progress
 from onhand.feeds.weeks import parse_weeks
-from onhand.ledger.migrate import asyncpg_dsn
+from onhand.postgres import asyncpg_dsn
 
 COMPLETEJOURNEY = "completejourney"
 CONNECT_TIMEOUT_SECONDS = 10.0

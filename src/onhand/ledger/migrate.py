@@ -1,7 +1,6 @@
 """Bring a database to the ledger's newest revision, by the revisions inside this package."""
 
 import asyncio
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +13,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
+
+from onhand.postgres import asyncpg_dsn
 
 _Result = TypeVar("_Result")
 
@@ -50,12 +51,6 @@ def current_revision(dsn: str) -> str | None:
     return asyncio.run(
         _with_connection(dsn, lambda connection: MigrationContext.configure(connection).get_current_revision())
     )
-
-
-def asyncpg_dsn(dsn: str) -> str:
-    """The same address as asyncpg reads it: no SQLAlchemy driver name, and `sslmode` where other drivers say `ssl`."""
-    dsn = re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", dsn)
-    return re.sub(r"(?<=[?&])ssl=", "sslmode=", dsn)
 
 
 def _config() -> Config:
