@@ -199,7 +199,8 @@ def _scratch_dir() -> Iterator[Path]:
 @contextlib.contextmanager
 def _database(dsn_of: Callable[[str], str], *, template: str) -> Iterator[str]:
     name = f"onhand_test_{os.getpid()}_{next(_database_numbers)}"
-    _execute(dsn_of("postgres"), f"CREATE DATABASE {name} TEMPLATE {template}")
+    # Copied as files: these servers do not wait for their disk, and writing all of it to the log first takes twice as long.
+    _execute(dsn_of("postgres"), f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     try:
         yield dsn_of(name)
     finally:
