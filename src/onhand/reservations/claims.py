@@ -84,7 +84,7 @@ class Claims:
             held = self._held(takes, results, channel, version)
             if len(held.claims) == len(takes):
                 return held
-            self.give_back(held.claims)
+            await self.give_back(held.claims)
             await self._mend(takes, results, version, asked)
         raise GateUnavailable("its data was replaced again and again")
 
@@ -148,10 +148,10 @@ class Claims:
         elif shorts:
             raise GateShort(shorts, policy_version, asked)
 
-    def give_back(self, claims: Sequence[Claim]) -> None:
-        """Returns claims that the ledger refused for certain, or never saw."""
+    async def give_back(self, claims: Sequence[Claim]) -> None:
+        """Returns claims that the ledger refused for certain, or never saw. What a gate that is down misses, the sweeper does."""
         if claims:
-            self._relay.give_back_later([Drop(c.location_id, c.claim_id, give_back=True) for c in claims])
+            await self._relay.drop([Drop(c.location_id, c.claim_id, give_back=True) for c in claims])
 
     async def mend(self, claims: Sequence[Claim]) -> None:
         """Has locations rebuilt whose epoch is not the ledger's; leaves the others alone."""

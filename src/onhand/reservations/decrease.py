@@ -134,10 +134,10 @@ class Decreases:
             response = await self._ledger.mutate(request, response_type, run)
         except Exception as error:
             if is_certain(error):
-                self._claims.give_back(held.claims)
+                await self._claims.give_back(held.claims)
             raise  # else the outcome is unknown: the claim is left to the sweeper
         if not is_used:  # a repeat: its first attempt has its own claim
-            self._claims.give_back(held.claims)
+            await self._claims.give_back(held.claims)
         return response
 
     async def _mend(self, held: Held) -> None:

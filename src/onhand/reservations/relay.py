@@ -89,10 +89,6 @@ class Relay:
             )
         return False
 
-    def give_back_later(self, drops: Sequence[Drop]) -> None:
-        """Gives back claims that the ledger refused for certain. What is lost here, the sweeper finds."""
-        self._later(drops)
-
     def forget_later(self, drops: Sequence[Drop]) -> None:
         """Forgets claims whose units left `available`. What is lost here, the sweeper finds."""
         self._later(drops)

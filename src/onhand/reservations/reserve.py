@@ -172,10 +172,10 @@ class Reservations:
             outcome = await self._rounds.submit(entry)
         except Exception as error:
             if is_certain(error):
-                self._claims.give_back(held.claims)
+                await self._claims.give_back(held.claims)
             raise  # else the outcome is unknown: the claim is left to the sweeper
         if outcome is not Outcome.JOURNALLED:
-            self._claims.give_back(held.claims)
+            await self._claims.give_back(held.claims)
         return outcome
 
     async def _close_due(self, short: GateShort) -> bool:
@@ -263,10 +263,10 @@ class Reservations:
             response = await self._ledger.mutate(request, v1.ChangeReservationResponse, work)
         except Exception as error:
             if is_certain(error):
-                self._claims.give_back(held.claims)
+                await self._claims.give_back(held.claims)
             raise
         if not is_used:
-            self._claims.give_back(held.claims)
+            await self._claims.give_back(held.claims)
         return response
 
     # --------------------------------------------------------------------------------------------- extend, release

@@ -16,7 +16,7 @@ from onhand.simulate.steps import (
     money,
     tenders_of,
 )
-from onhand.v1 import inventory_pb2, order_pb2, types_pb2
+from onhand.v1 import order_pb2, types_pb2
 
 RETURN_WHOLE_ONE_IN = 2
 """Of how many returns one brings the whole order back."""
@@ -145,18 +145,7 @@ class Journey(Steps):
         if isinstance(reservation, str):
             return Outcome("refused", reason=reservation)
         if is_released:
-            try:
-                released = await self.change(
-                    self.stubs.inventory.ReleaseReservation,
-                    inventory_pb2.ReleaseReservationRequest(
-                        request_id=self.request_id("release"), reservation_id=reservation.reservation_id
-                    ),
-                )
-            except Refused as refused:
-                self.check(False, f"an active reservation cannot be released: {refused}")
-                return Outcome("abandoned")
-            is_closed = released.reservation.state == inventory_pb2.RESERVATION_STATE_RELEASED
-            self.check(is_closed, "a released reservation is not RELEASED")
+            await self.release(reservation)
         else:
             expires = reservation.expire_time.seconds + reservation.expire_time.nanos / 1e9
             self.world.tally.left_to_expire.append((reservation.reservation_id, expires))

@@ -221,12 +221,29 @@ class Steps:
             # The goods may have gone to a customer who held them, or the server was away for longer than the reservation.
             is_fair = refused.reason in ("RESERVATION_SHORT", "RESERVATION_NOT_ACTIVE")
             self.check(is_fair, f"a reserved basket was refused: {refused}")
+            if refused.reason == "RESERVATION_SHORT":
+                await self.release(held)  # its promise is broken: what it still holds is for others
             return refused.reason
         order = placed.order
         lines = [line for basket in held.baskets for line in basket.lines]
         self.check(sums_of(order.lines) == sums_of(lines), "an order is not of what was reserved")
         self.check(minor_of(order.total) == total, f"an order of {total} cents was placed for {minor_of(order.total)}")
         return placed
+
+    async def release(self, held: inventory_pb2.Reservation) -> None:
+        """Given back before its time."""
+        try:
+            released = await self.change(
+                self.stubs.inventory.ReleaseReservation,
+                inventory_pb2.ReleaseReservationRequest(
+                    request_id=self.request_id("release"), reservation_id=held.reservation_id
+                ),
+            )
+        except Refused as refused:
+            self.check(False, f"an active reservation cannot be released: {refused}")
+            return
+        is_closed = released.reservation.state == inventory_pb2.RESERVATION_STATE_RELEASED
+        self.check(is_closed, "a released reservation is not RELEASED")
 
     async def pick(self, order: order_pb2.Order) -> str:
         """Accepted and picked. Answers the fulfillment order's id."""
