@@ -30,9 +30,20 @@ local function number_of(value)
   return tonumber(value or '0')
 end
 
+-- cjson prints 14 digits: a quantity is printed here, to the unit.
+local function exact(quantity)
+  return string.format('%.0f', quantity)
+end
+
+local function encode_lines(lines)
+  local parts = {}
+  for i, line in ipairs(lines) do parts[i] = '[' .. cjson.encode(line[1]) .. ',' .. exact(line[2]) .. ']' end
+  return '[' .. table.concat(parts, ',') .. ']'
+end
+
 local function move(at, lines, sign)
   for _, line in ipairs(lines) do
-    redis.call('HINCRBY', at.stock, line[1], string.format('%.0f', sign * line[2]))
+    redis.call('HINCRBY', at.stock, line[1], exact(sign * line[2]))
   end
 end
 
@@ -75,23 +86,21 @@ local function take(keys, argv)
         if entry.is_fact then
           for i, line in ipairs(entry.lines) do
             local after = number_of(atps[i]) - line[2]
-            if after < 0 then overdrawn[#overdrawn + 1] = { line[1], math.min(line[2], -after) } end
+            if after < 0 then overdrawn[#overdrawn + 1] = { line[1], exact(math.min(line[2], -after)) } end
           end
         else
           local floors = entry.is_online and redis.call('HMGET', at.floors, unpack(skus)) or {}
           for i, line in ipairs(entry.lines) do
             local room = number_of(atps[i]) + (freed[line[1]] or 0) - number_of(floors[i]) - line[3]
-            if room < line[2] then refused[#refused + 1] = { line[1], math.max(0, room) } end
+            if room < line[2] then refused[#refused + 1] = { line[1], exact(math.max(0, room)) } end
           end
         end
         if #refused > 0 then
           results[n] = { refused = refused, epoch = epoch }
         else
-          local kept = {}
-          for i, line in ipairs(entry.lines) do kept[i] = { line[1], line[2] } end
           move(at, entry.lines, -1)
-          redis.call('HSET', at.claims, entry.claim, cjson.encode(kept))
-          redis.call('ZADD', at.due, string.format('%.0f', entry.due), entry.claim)
+          redis.call('HSET', at.claims, entry.claim, encode_lines(entry.lines))
+          redis.call('ZADD', at.due, exact(entry.due), entry.claim)
           results[n] = { epoch = epoch }
           if #overdrawn > 0 then results[n].overdrawn = overdrawn end
         end
@@ -138,13 +147,13 @@ local function apply(keys, argv)
           for _, line in ipairs(delta[2]) do
             if line[2] ~= 0 then move(at, { line }, 1) end
             if type(line[3]) == 'number' then
-              redis.call('HSET', at.floors, line[1], string.format('%.0f', line[3]))
+              redis.call('HSET', at.floors, line[1], exact(line[3]))
             end
           end
           applied = delta[1]
         end
       end
-      redis.call('HSET', at.stock, '#delta', string.format('%.0f', applied))
+      redis.call('HSET', at.stock, '#delta', exact(applied))
       results[n] = { epoch, applied }
     end
   end
@@ -179,7 +188,7 @@ end
 -- Only over a lower epoch. Returns 1 if the part was taken, else 0.
 local function load(keys, argv)
   local run, part, at = argv[1], cjson.decode(argv[2]), location(keys, 1)
-  local epoch = string.format('%.0f', part.epoch)
+  local epoch = exact(part.epoch)
   if part.is_first then
     local header = redis.call('HMGET', at.stock, '#run', '#epoch', '#loading', '#loading_run')
     -- Data or a load that belongs to another run was never for this server: its epoch says nothing here.
@@ -193,15 +202,15 @@ local function load(keys, argv)
     if header[1] ~= epoch or header[2] ~= run then return 0 end
   end
   for _, row in ipairs(part.stock) do
-    redis.call('HSET', at.stock, row[1], string.format('%.0f', row[2]))
-    if row[3] ~= 0 then redis.call('HSET', at.floors, row[1], string.format('%.0f', row[3])) end
+    redis.call('HSET', at.stock, row[1], exact(row[2]))
+    if row[3] ~= 0 then redis.call('HSET', at.floors, row[1], exact(row[3])) end
   end
   for _, claim in ipairs(part.claims) do
-    redis.call('HSET', at.claims, claim[1], cjson.encode(claim[3]))
-    redis.call('ZADD', at.due, string.format('%.0f', claim[2]), claim[1])
+    redis.call('HSET', at.claims, claim[1], encode_lines(claim[3]))
+    redis.call('ZADD', at.due, exact(claim[2]), claim[1])
   end
   if part.is_last then
-    redis.call('HSET', at.stock, '#run', run, '#epoch', epoch, '#delta', string.format('%.0f', part.delta))
+    redis.call('HSET', at.stock, '#run', run, '#epoch', epoch, '#delta', exact(part.delta))
     redis.call('HDEL', at.stock, '#loading', '#loading_run')
   end
   return 1
