@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onhand import paging
 from onhand.domain.errors import InvalidRequest, PageTokenInvalid
 from onhand.ids import new_id
-from onhand.v1 import cart_pb2, catalog_pb2
+from onhand.v1 import cart_pb2, catalog_pb2, inventory_pb2
 
 
 @pytest.mark.parametrize(("asked", "given_size"), [(0, 50), (1, 1), (500, 500), (501, 500), (2**62, 500)])
@@ -86,3 +86,15 @@ def test_a_token_in_which_one_character_was_changed_is_refused(data: st.DataObje
         return  # the same, or only bits that base64 does not use
     with pytest.raises(PageTokenInvalid):
         paging.decode_token(request, UUID)
+
+
+def test_a_page_of_large_items_ends_before_it_is_too_large_but_never_empty() -> None:
+    def group(size: int) -> inventory_pb2.LocationGroup:
+        return inventory_pb2.LocationGroup(name="x" * size)
+
+    half, whole = paging.PAGE_BYTES_MAX // 2 - 100, paging.PAGE_BYTES_MAX + 1
+    assert paging.fill([half, half, half], 10, group) == ([group(half)] * 2, half)
+    assert paging.fill([whole, 1], 10, group) == ([group(whole)], whole)
+    assert paging.fill([1, 2], 10, group) == ([group(1), group(2)], None)
+    assert paging.fill([1, 2, 3], 2, group) == ([group(1), group(2)], 2)
+    assert paging.fill([], 2, group) == ([], None)

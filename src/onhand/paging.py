@@ -9,7 +9,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -21,9 +21,12 @@ from onhand.domain.errors import PageTokenInvalid, invalid
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 500
 TOKEN_LENGTH_MAX = 1_024
+PAGE_BYTES_MAX = 2 * 1024 * 1024
+"""A page ends early rather than be larger: gRPC clients take 4 MiB unless they are told otherwise."""
 _CHECKSUM_CHARACTERS = 16
 
 Row = TypeVar("Row")
+Item = TypeVar("Item", bound=Message)
 Key = str | int | datetime | UUID
 
 
@@ -37,6 +40,19 @@ def page_size(asked: int) -> int:
 def cut(rows: Sequence[Row], size: int) -> tuple[Sequence[Row], Row | None]:
     """The rows of a page, and its last one if there is a further page: the key of the next page's token."""
     return (rows[:size], rows[size - 1]) if len(rows) > size else (rows, None)
+
+
+def fill(rows: Sequence[Row], size: int, item_of: Callable[[Row], Item]) -> tuple[list[Item], Row | None]:
+    """Like `cut`, for items that may be large: a page has one item at least, and as many more as fit into PAGE_BYTES_MAX."""
+    items: list[Item] = []
+    room = PAGE_BYTES_MAX
+    for n, row in enumerate(rows):
+        item = item_of(row)
+        room -= item.ByteSize()
+        if n == size or (items and room < 0):
+            return items, rows[n - 1]
+        items.append(item)
+    return items, None
 
 
 def encode_token(request: Message, *key: Key) -> str:

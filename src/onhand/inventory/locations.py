@@ -10,7 +10,7 @@ from google.type import latlng_pb2
 from onhand.caller import Caller
 from onhand.domain.errors import LocationExists, LocationGroupNotFound, LocationInUse, LocationNotFound, invalid
 from onhand.ledger.transaction import Ledger, Transaction
-from onhand.paging import cut, decode_token, encode_token, page_size
+from onhand.paging import cut, decode_token, encode_token, fill, page_size
 from onhand.v1 import inventory_pb2 as v1
 from onhand.wire import check_etag, etag, mask_paths, timestamp
 
@@ -175,12 +175,9 @@ class Locations:
         (after,) = decode_token(request, str) or ("",)
         async with self._ledger.read() as connection:
             rows = await connection.fetch(LIST_GROUPS, after, size + 1)
-        page, last = cut(rows, size)
+        groups, last = fill(rows, size, _group_message)
         return v1.ListLocationGroupsResponse(
-            location_groups=[
-                v1.LocationGroup(location_group_id=r["location_group_id"], name=r["name"], location_ids=r["ids"])
-                for r in page
-            ],
+            location_groups=groups,
             next_page_token=encode_token(request, last["location_group_id"]) if last else "",
         )
 
@@ -242,3 +239,7 @@ def _message(row: Any) -> v1.Location:
         etag=etag(row["version"]),
         created_time=timestamp(row["created_time"]),
     )
+
+
+def _group_message(row: Any) -> v1.LocationGroup:
+    return v1.LocationGroup(location_group_id=row["location_group_id"], name=row["name"], location_ids=row["ids"])

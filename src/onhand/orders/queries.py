@@ -15,7 +15,7 @@ from onhand.domain.order import PHASES, PICKUP_CODE_FAILURES_MAX, FulfillmentSta
 from onhand.ids import parse_id
 from onhand.ledger.transaction import Ledger
 from onhand.orders import codes, names
-from onhand.paging import cut, decode_token, encode_token, page_size
+from onhand.paging import decode_token, encode_token, fill, page_size
 from onhand.postgres import Connection
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import channel_value, money_to_wire, timestamp
@@ -133,9 +133,9 @@ async def list_orders(ledger: Ledger, request: pb.ListOrdersRequest, caller: Cal
         filters.add("o.order_id < $?", after[0])
     async with ledger.read() as connection:
         query = f"{_ORDERS}{filters.where()} ORDER BY o.order_id DESC LIMIT {size + 1}"
-        rows, last = cut(await connection.fetch(query, *filters.values), size)
+        orders, last = fill(await connection.fetch(query, *filters.values), size, _order)
     token = encode_token(request, last["order_id"]) if last else ""
-    return pb.ListOrdersResponse(orders=map(_order, rows), next_page_token=token)
+    return pb.ListOrdersResponse(orders=orders, next_page_token=token)
 
 
 async def list_fulfillment_orders(
@@ -156,9 +156,8 @@ async def list_fulfillment_orders(
         found = await connection.fetch(query, *filters.values)
         if not found and not await connection.fetchval(_LOCATION_EXISTS, request.location_id):
             raise LocationNotFound(request.location_id)
-    rows, last = cut(found, size)
+    fulfillment_orders, last = fill(found, size, _listed_fulfillment)
     token = encode_token(request, UUID(last["fulfillment"]["fulfillment_order_id"])) if last else ""
-    fulfillment_orders = [_fulfillment(row["fulfillment"], row["order_number"]) for row in rows]
     return pb.ListFulfillmentOrdersResponse(fulfillment_orders=fulfillment_orders, next_page_token=token)
 
 
@@ -175,12 +174,16 @@ async def list_returns(ledger: Ledger, request: pb.ListReturnsRequest, caller: C
         filters.add("r.return_id < $?", after[0])
     async with ledger.read() as connection:
         query = f"{_RETURNS}{filters.where()} ORDER BY r.return_id DESC LIMIT {size + 1}"
-        rows, last = cut(await connection.fetch(query, *filters.values), size)
+        returns, last = fill(await connection.fetch(query, *filters.values), size, _return)
     token = encode_token(request, last["return_id"]) if last else ""
-    return pb.ListReturnsResponse(returns=map(_return, rows), next_page_token=token)
+    return pb.ListReturnsResponse(returns=returns, next_page_token=token)
 
 
 # ------------------------------------------------------------------------------------------------------ rows to messages
+def _listed_fulfillment(row: Any) -> pb.FulfillmentOrder:
+    return _fulfillment(row["fulfillment"], row["order_number"])
+
+
 def _order(row: Any) -> pb.Order:
     currency = row["currency"]
     order = pb.Order(
