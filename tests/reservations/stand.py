@@ -45,6 +45,10 @@ WAITING = """
 SELECT count(*) FROM pg_stat_activity
  WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%' || $1 || '%' AND pid <> pg_backend_pid()"""
 
+TABLES = """
+SELECT quote_ident(tablename) FROM pg_tables
+ WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'policy_version')"""
+
 
 class Crash(Exception):
     """A process dies here: nothing of what follows may run."""
@@ -301,9 +305,15 @@ class Stand:
         self.redis: Any = None
 
     async def open(self) -> None:
-        """Three locations, two skus, nothing in stock."""
+        """Three locations, two skus, nothing in stock, whatever was there before."""
         self.pool = await asyncpg.create_pool(asyncpg_dsn(self.dsn), min_size=1, max_size=6)
         self.redis = redis.asyncio.Redis.from_url(self.url, decode_responses=True)
+        tables = await self.fetch(TABLES)
+        async with self.pool.acquire() as connection, connection.transaction():
+            await connection.execute("SET LOCAL session_replication_role = replica")  # past triggers and references
+            for (table,) in tables:
+                await connection.execute(f"DELETE FROM {table}")
+        self._deadlocks = await self._all_deadlocks()
         await self.execute(
             "INSERT INTO locations (location_id, kind, name) SELECT l, 'STORE', l FROM unnest($1::text[]) AS l",
             [NORTH, SOUTH, EAST],
@@ -341,6 +351,14 @@ class Stand:
     async def execute(self, statement: str, *values: Any) -> None:
         """A change past all servers."""
         await self.pool.execute(statement, *values)
+
+    async def deadlocks(self) -> int:
+        """Transactions that PostgreSQL ended for one, since this stand was opened."""
+        return await self._all_deadlocks() - self._deadlocks
+
+    async def _all_deadlocks(self) -> int:
+        ((count,),) = await self.fetch("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        return int(count)
 
     async def stocked(self, location_id: str, lines: Mapping[str, int]) -> None:
         """Goods received, in a gate that knows of them."""

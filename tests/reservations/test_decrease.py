@@ -265,8 +265,7 @@ async def test_a_bypass_beside_consumed_claims_does_not_deadlock(stand: Stand) -
         await stand.waits_for_lock("", 2)
         await holding.rollback()
     await asyncio.gather(first, second)
-    ((deadlocks,),) = await stand.fetch("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-    assert deadlocks == 0
+    assert await stand.deadlocks() == 0
     line.mend()
     await stand.audit()
 

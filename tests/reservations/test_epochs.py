@@ -18,9 +18,9 @@ from reservations.stand import BREAD, MILK, NORTH, SOUTH, Line, Server, Stand, k
 
 
 @pytest.fixture
-async def private_stand(lost_errors: None, database_dsn: str, private_redis: EmbeddedValkey) -> AsyncIterator[Stand]:
+async def private_stand(lost_errors: None, shared_dsn: str, private_redis: EmbeddedValkey) -> AsyncIterator[Stand]:
     """A stand whose gate may be killed."""
-    stand = Stand(database_dsn, private_redis.url)
+    stand = Stand(shared_dsn, private_redis.url)
     try:
         await stand.open()
         yield stand
@@ -337,7 +337,7 @@ async def test_data_of_another_run_is_not_trusted_however_whole_it_looks(stand: 
 
 
 async def test_a_server_that_restarts_with_its_old_data_is_not_trusted(
-    lost_errors: None, database_dsn: str, scratch_dir: Path
+    lost_errors: None, shared_dsn: str, scratch_dir: Path
 ) -> None:
     port, folder = free_port(), scratch_dir / "valkey"
     folder.mkdir()
@@ -348,7 +348,7 @@ async def test_a_server_that_restarts_with_its_old_data_is_not_trusted(
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     process = start()
-    stand = Stand(database_dsn, f"redis://127.0.0.1:{port}/0")
+    stand = Stand(shared_dsn, f"redis://127.0.0.1:{port}/0")
     try:
         await stand.open()
         server = await stand.server()
@@ -383,13 +383,13 @@ async def _until_it_answers(stand: Stand) -> None:
 
 
 async def test_a_primary_that_was_a_replica_meanwhile_is_not_trusted_though_it_never_stopped(
-    lost_errors: None, database_dsn: str
+    lost_errors: None, shared_dsn: str
 ) -> None:
     """Fail over and back: the first server has its old run, but the data of a replica that lagged behind."""
     first, second = EmbeddedValkey(None), EmbeddedValkey(None)
     first.start()
     second.start()
-    stand = Stand(database_dsn, first.url)
+    stand = Stand(shared_dsn, first.url)
     replica = redis.asyncio.Redis.from_url(second.url, decode_responses=True)
     try:
         await stand.open()
@@ -427,11 +427,11 @@ async def _until_linked(replica: redis.asyncio.Redis) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_replica_is_no_gate(lost_errors: None, database_dsn: str) -> None:
+async def test_a_replica_is_no_gate(lost_errors: None, shared_dsn: str) -> None:
     first, second = EmbeddedValkey(None), EmbeddedValkey(None)
     first.start()
     second.start()
-    stand = Stand(database_dsn, first.url)
+    stand = Stand(shared_dsn, first.url)
     try:
         await stand.open()
         server = await stand.server()

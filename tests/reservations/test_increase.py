@@ -47,8 +47,7 @@ async def test_increases_at_once_are_all_applied_without_a_gap(stand: Stand) -> 
     await stand.stocked(SOUTH, {MILK: 1})
     await asyncio.gather(*(servers[n % 3].receive((NORTH, SOUTH)[n % 2], {MILK: 1, BREAD: n + 1}) for n in range(30)))
     assert await servers[0].atp(NORTH) == await servers[1].atp(SOUTH) == 16
-    ((deadlocks,),) = await stand.fetch("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-    assert deadlocks == 0  # BREAD is new: whoever makes its level has not locked that of MILK yet
+    assert await stand.deadlocks() == 0  # BREAD is new: whoever makes its level has not locked that of MILK yet
     rows = await stand.fetch("SELECT location_id, count(*), max(number) FROM gate_deltas GROUP BY 1")
     assert all(count == last for _, count, last in rows)
     await stand.audit()

@@ -18,9 +18,9 @@ from reservations.stand import CALLER, MILK, NORTH, SOUTH, Server, Stand, reason
 
 
 @pytest.fixture
-async def gate_stand(lost_errors: None, database_dsn: str, private_redis: EmbeddedValkey) -> AsyncIterator[Stand]:
+async def gate_stand(lost_errors: None, shared_dsn: str, private_redis: EmbeddedValkey) -> AsyncIterator[Stand]:
     """A stand whose gate may be killed."""
-    stand = Stand(database_dsn, private_redis.url)
+    stand = Stand(shared_dsn, private_redis.url)
     try:
         await stand.open()
         yield stand
