@@ -485,3 +485,20 @@ async def test_a_deleted_location_leaves_its_groups(api: Api) -> None:
 async def test_a_group_that_is_set_by_two_at_once_is_one_of_both(api: Api) -> None:
     await asyncio.gather(set_group(api, "all", [NORTH]), set_group(api, "all", [SOUTH]))
     assert (await groups(api))["all"] in ([NORTH], [SOUTH])
+
+
+async def test_groups_too_large_for_one_message_come_in_more_pages(api: Api) -> None:
+    await api.execute(
+        """
+        INSERT INTO locations (location_id, kind, name) SELECT rpad('many-' || n, 64, 'x'), 'STORE', 'n'
+          FROM generate_series(1, 10000) AS n"""
+    )
+    await api.execute("INSERT INTO location_groups SELECT 'huge-' || n, 'huge' FROM generate_series(1, 8) AS n")
+    await api.execute(
+        """
+        INSERT INTO location_group_members SELECT location_group_id, location_id FROM location_groups, locations
+         WHERE location_id LIKE 'many-%'"""
+    )
+    assert {name: len(members) for name, members in (await groups(api)).items()} == {
+        f"huge-{n}": 10_000 for n in range(1, 9)
+    }
