@@ -13,6 +13,7 @@ from onhand.domain.errors import (
     GateUnavailable,
     InsufficientStock,
     LedgerUnavailable,
+    LocationNotFound,
     ReservationNotActive,
     ReservationNotFound,
     Short,
@@ -125,6 +126,12 @@ class Reservations:
             deadline = self._clock.now() + timedelta(seconds=request.ttl_seconds or TTL_SECONDS_DEFAULT)
             try:
                 held = await self._claims.take(wants, due=deadline, channel=channel)
+            except LocationNotFound:
+                # It may have been there when the first attempt was made.
+                known = await self._ledger.find_answer(request, v1.ReserveResponse)
+                if known is None:
+                    raise
+                return known
             except GateShort as short:
                 # The first attempt of this request may have won what this one misses.
                 known = await self._ledger.find_answer(request, v1.ReserveResponse)
