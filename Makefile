@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PYTHON ?= python3
 ARGS   ?=
+# Each runs a share of the files, with servers of its own. 0: all in one, as ONHAND_TEST_REDIS with a URL needs.
+TEST_PROCESSES ?= 2
 
 INSTALLED := $(VENV)/.installed
 GENERATED := build/.protos
@@ -22,14 +24,14 @@ run: $(INSTALLED) $(GENERATED)
 	@exec $(BIN)/onhand dev $(ARGS)
 
 test: $(INSTALLED) $(GENERATED)
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 # The same suite on the oldest gate that is supported, and over TCP with TLS as production has it.
 test-redis7: $(INSTALLED) $(GENERATED)
-	@ONHAND_TEST_REDIS=redis-server $(BIN)/pytest $(ARGS)
+	@ONHAND_TEST_REDIS=redis-server $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 test-tcp: $(INSTALLED) $(GENERATED)
-	@ONHAND_TEST_POSTGRES=tcp $(BIN)/pytest $(ARGS)
+	@ONHAND_TEST_POSTGRES=tcp $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(INSTALLED) $(GENERATED)
 	@$(QUIET) $(BIN)/ruff check -q .
