@@ -248,6 +248,25 @@ async def test_a_basket_of_as_many_skus_as_allowed_at_as_many_locations_as_allow
     assert {n for row in found.values() for n in row} == {1}
 
 
+async def test_text_that_postgresql_does_not_take_harms_nobody_else_in_its_round(stand: Stand) -> None:
+    """The edge refuses a NUL; should one come through, its own caller alone hears of it."""
+    server = await stand.server()
+    await stand.stocked(NORTH, {MILK: 5})
+    message = v1.ReserveRequest(request_id=request_id(), channel=1, customer_id="a\0b")
+    message.baskets.add(location_id=NORTH).lines.add(sku=MILK, quantity=1)
+    results = await asyncio.gather(
+        server.reserve({NORTH: {MILK: 1}}),
+        server.app.reservations.reserve(message),
+        server.reserve({NORTH: {MILK: 1}}),
+        return_exceptions=True,
+    )
+    assert [isinstance(r, v1.Reservation) for r in results] == [True, False, True]
+    await stand.pass_all_hints()
+    await stand.sweep()
+    await stand.audit()
+    assert await server.atp(NORTH) == 3
+
+
 # ------------------------------------------------------------------------------------- repeats, crashes, lost answers
 async def test_every_attempt_claims_under_an_id_of_its_own(stand: Stand) -> None:
     """Mutants "repeat undoes the gate", "repeat leaves the gate": a repeat must not touch what its first attempt holds."""
