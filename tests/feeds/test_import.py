@@ -120,6 +120,7 @@ async def test_a_retailers_folder_comes_in_and_its_changes_follow(database_dsn: 
 
     assert report.loaded["prices"] == {"added": 0, "changed": 1}
     assert report.loaded["locations"] == {"added": 0, "changed": 1}
+    assert report.loaded["location_groups_shrunk"] == []
     assert await ledger.fetchval("SELECT amount_minor FROM prices") == 139
     assert await ledger.fetchrow("SELECT name, version FROM locations WHERE location_id = 'hub'") == ("Hub 2", 2)
     assert await ledger.fetchval("SELECT location_id FROM location_group_members") == "hub"
@@ -191,3 +192,17 @@ async def test_a_database_without_a_ledger_and_one_that_is_away_say_what_to_do(
         await run_import("postgresql://nobody@127.0.0.1:1/onhand", str(folder))
     with pytest.raises(FeedError, match="--weeks belongs to completejourney"):
         await run_import(empty_database_dsn, str(folder), WEEK_1)
+
+
+async def test_a_group_that_a_feed_makes_smaller_is_reported(database_dsn: str, folder: Path) -> None:
+    header = "location_id,kind,name,groups\n"
+    (folder / "locations.csv").write_text(header + "berlin-1,STORE,Mitte,all-stores\nhub,WAREHOUSE,Hub,all-stores\n")
+    first = await run_import(database_dsn, str(folder))
+    (folder / "locations.csv").write_text(header + "hub,WAREHOUSE,Hub,all-stores\n")
+
+    second = await run_import(database_dsn, str(folder), with_stock=False)
+
+    assert first.loaded["location_groups_shrunk"] == []
+    assert second.loaded["location_groups_shrunk"] == [
+        {"location_group_id": "all-stores", "locations_before": 2, "locations": 1}
+    ]

@@ -51,6 +51,14 @@ WITH done AS (
     RETURNING (xmax = 0) AS is_new
 ) SELECT count(*) FILTER (WHERE is_new) AS added, count(*) FILTER (WHERE NOT is_new) AS changed FROM done
 """
+# A feed says a group's members whole: what it leaves out, leaves the group.
+_SHRINKING_GROUPS = """
+SELECT location_group_id, had, has FROM
+    (SELECT location_group_id, count(*) AS had FROM location_group_members GROUP BY 1) old
+    JOIN (SELECT location_group_id, count(location_id) AS has
+            FROM stage_groups LEFT JOIN stage_members USING (location_group_id) GROUP BY 1) new USING (location_group_id)
+WHERE has < had ORDER BY 1
+"""
 _SET_GROUPS = """
 WITH gone AS (
     DELETE FROM location_group_members m USING stage_groups g
@@ -179,7 +187,7 @@ async def _load_catalogue(connection: _Connection, feed: Feed) -> dict[str, Any]
         connection, feed, "products", _BASE_UNIT_CHANGED,
         "sku {sku!r} has stock in another base_unit, which cannot be changed; give the product a new sku",
     )  # fmt: skip
-    loaded = {
+    loaded: dict[str, Any] = {
         "locations": await _upsert(
             connection, "locations", "locations", ["location_id"],
             ["kind", "name", "latitude", "longitude", "time_zone", "opening_hours", "offers_pickup", "offers_shipping"],
@@ -190,6 +198,10 @@ async def _load_catalogue(connection: _Connection, feed: Feed) -> dict[str, Any]
             stamps={"version": "old.version + 1"},
         ),
     }  # fmt: skip
+    loaded["location_groups_shrunk"] = [
+        {"location_group_id": row["location_group_id"], "locations_before": row["had"], "locations": row["has"]}
+        for row in await connection.fetch(_SHRINKING_GROUPS)
+    ]
     await connection.execute(_SET_GROUPS)
     loaded["products"] = await _upsert(
         connection, "products", "products", ["sku"],
