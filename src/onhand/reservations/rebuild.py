@@ -116,7 +116,7 @@ class Rebuilder:
             parts = await _parts(snapshot, location_id, epoch)
         is_loaded = await self._gate.load(location_id, parts, run_id)
         if is_loaded:
-            log.info("gate rebuilt: location %s, epoch %d, %d part(s)", location_id, epoch, len(parts))
+            log.debug("gate rebuilt: location %s, epoch %d, %d part(s)", location_id, epoch, len(parts))
         return is_loaded
 
 
