@@ -16,7 +16,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
+from urllib.parse import urlsplit
 
+import asyncpg
 import grpc
 import psutil
 import pytest
@@ -200,7 +202,7 @@ def test_servers_that_never_come_up_are_given_up_however_slowly_they_fail() -> N
 
     try:
         clock_of_serve = SimpleNamespace(monotonic=lambda: float(next(clock)))
-        with patch.object(serve, "time", clock_of_serve), pytest.raises(RuntimeError):
+        with patch.object(serve, "time", clock_of_serve), pytest.raises(serve.DiesTooOften):
             watch()
     finally:
         processes.stop()
@@ -262,8 +264,13 @@ def test_what_serve_cannot_work_with_is_said_at_once(
         taken.listen()
         port = str(taken.getsockname()[1])
         both = ("--postgres", empty_database_dsn, "--redis", redis_url)
+        nowhere = urlsplit(empty_database_dsn)._replace(path="/nowhere").geturl()
+        deaf = f"postgresql://onhand@127.0.0.1:{free_port()}/ledger"
         tries = {
             "no tables": (run("serve", "--port", "0", *both), "onhand migrate"),
+            "no tables for two": (run("serve", "--port", "0", "--processes", "2", *both), "onhand migrate"),
+            "no database": (run("serve", "--port", "0", "--postgres", nowhere, "--redis", redis_url), "does not exist"),
+            "no scheme of PostgreSQL": (run("serve", "--port", "0", "--postgres", "db", "--redis", redis_url), "DSN"),
             "no scheme": (
                 run("serve", "--port", "0", "--postgres", empty_database_dsn, "--redis", "localhost:6379"),
                 "redis://",
@@ -272,12 +279,45 @@ def test_what_serve_cannot_work_with_is_said_at_once(
             "taken": (run("serve", "--port", port, *both), f"127.0.0.1:{port}"),
             "taken by two": (run("serve", "--port", port, "--processes", "2", *both), f"127.0.0.1:{port}"),
             "taken from dev": (run("dev", "--port", port), f"127.0.0.1:{port}"),
-            "no such host": (run("serve", "--port", "0", "--host", "192.0.2.1", *both), "192.0.2.1"),
+            "no such host": (run("serve", "--port", "0", "--host", "192.0.2.1", *both), "--host"),
+            "nothing to migrate": (run("migrate", "--postgres", deaf), deaf.rpartition("@")[2].partition("/")[0]),
+            "nothing to verify": (run("verify", "--postgres", deaf, "--redis", redis_url), "does not answer"),
+            "no folder": (run("dev", "--port", "0", "--data", "/dev/null/here"), "/dev/null/here"),
+            "no weeks": (run("replay", "--weeks", "5-2"), "5 must not exceed 2"),
         }
         for what, (server, said) in tries.items():
             assert server.process.wait(SECONDS_MAX) == 1, what
             assert said in server.text, f"{what}: {server.text}"
             assert "Traceback" not in server.text, f"{what}: {server.text}"
+            assert "request_id" not in server.text, f"{what}: {server.text}"
+
+
+async def test_a_ledger_at_another_revision_is_not_served(
+    database_dsn: str, redis_url: str, run: Callable[..., Running]
+) -> None:
+    connection = await asyncpg.connect(database_dsn)
+    for revision, said in (("0000", "onhand migrate"), ("9999", "newer")):
+        await connection.execute("UPDATE alembic_version SET version_num = $1", revision)
+        server = run("serve", "--port", "0", "--postgres", database_dsn, "--redis", redis_url)
+        assert await asyncio.to_thread(server.process.wait, SECONDS_MAX) == 1
+        assert server.text.startswith("onhand: ")
+        assert said in server.text
+    await connection.close()
+
+
+def test_dev_told_to_stop_while_it_loads_its_data_leaves_nothing_behind(
+    scratch_dir: Path, run: Callable[..., Running]
+) -> None:
+    server = run("dev", "--port", "0", "--data", "data")
+    server.until_said("loading sample data")
+    stack = server.children()
+    assert len(stack) == 2
+
+    assert server.end() != -signal.SIGTERM
+
+    assert not [process for process in stack if process.is_running()]
+    assert not (scratch_dir / "data" / "dev.json").exists()
+    assert "Traceback" not in server.text
 
 
 def test_migrate_says_where_it_came_from_and_may_be_repeated(

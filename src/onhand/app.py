@@ -6,9 +6,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
-
-import asyncpg
 
 from onhand.carts import Carts
 from onhand.catalog import Catalog
@@ -16,9 +13,10 @@ from onhand.clock import LedgerClock
 from onhand.domain.errors import GateUnavailable, LedgerUnavailable
 from onhand.edge.server import Server
 from onhand.inventory import Locations, Promise, Stock, Transfers
+from onhand.ledger.revision import check_revision
 from onhand.ledger.transaction import Ledger, Settlement
 from onhand.orders import Orders
-from onhand.postgres import UNAVAILABLE_ERRORS, Database, asyncpg_dsn
+from onhand.postgres import Database
 from onhand.redis import GateConnections
 from onhand.reservations.availability import Availability
 from onhand.reservations.claims import Claims
@@ -31,6 +29,7 @@ from onhand.reservations.reconcile import Reconciler
 from onhand.reservations.relay import Relay
 from onhand.reservations.reserve import Reservations
 from onhand.reservations.sweep import Sweeper, repeat
+from onhand.settings import host_of
 
 log = logging.getLogger(__name__)
 
@@ -88,22 +87,21 @@ class App:
 
     @classmethod
     async def open(cls, postgres_dsn: str, redis_url: str) -> App:
-        """Connects to both, with patience. Raises LedgerUnavailable or GateUnavailable, which say where and what to do."""
+        """Connects to both, waiting for what does not answer: LedgerUnavailable and GateUnavailable say where and what to do.
+
+        Raises Unusable at once where waiting does not help.
+        """
+        connections = GateConnections(redis_url, LIBRARY)
+        database = await patiently(f"PostgreSQL at {host_of(postgres_dsn)}", lambda: Database.open(postgres_dsn))
         try:
-            connections = GateConnections(redis_url, LIBRARY)
-        except ValueError as error:  # nothing to wait for
-            raise GateUnavailable(f"the address of Redis/Valkey cannot be read: {error}") from error
-        database = await patiently(f"PostgreSQL at {host_of(postgres_dsn)}", lambda: _open_database(postgres_dsn))
-        try:
+            await check_revision(database)
             await patiently(f"Redis/Valkey at {host_of(redis_url)}", connections.check)
             app = cls(database, connections)
             await app.clock.set_by(database)
             await app.policy.refresh(1)
-        except BaseException as error:
+        except BaseException:
             await connections.close()
             await database.close()
-            if isinstance(error, asyncpg.UndefinedTableError):
-                raise LedgerUnavailable("the ledger's tables are missing or too old: run `onhand migrate`") from error
             raise
         return app
 
@@ -132,13 +130,6 @@ class App:
         await self.database.close()
 
 
-async def _open_database(postgres_dsn: str) -> Database:
-    try:
-        return await Database.open(asyncpg_dsn(postgres_dsn))
-    except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
-        raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
-
-
 async def patiently(what: str, attempt: Callable[[], Awaitable[Opened]]) -> Opened:
     """Tries until it works, START_ATTEMPTS_MAX times."""
     for n in range(1, START_ATTEMPTS_MAX + 1):
@@ -158,10 +149,3 @@ async def patiently(what: str, attempt: Callable[[], Awaitable[Opened]]) -> Open
             )
             await asyncio.sleep(START_PAUSE_SECONDS)
     raise AssertionError("not reached")
-
-
-def host_of(dsn: str) -> str:
-    """Where a DSN leads, without its secrets."""
-    parts = urlsplit(dsn)
-    socket = next((v for k, _, v in (p.partition("=") for p in parts.query.split("&")) if k == "host"), "")
-    return unquote(socket) or parts.netloc.rpartition("@")[2] or parts.path

@@ -6,15 +6,24 @@ import asyncio
 import json
 import logging
 import os
+import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from onhand.settings import NoDevStackError, Settings, read_dev_stack
+from onhand import __version__
+from onhand.settings import NoDevStackError, Unusable, read_dev_stack
+
+if TYPE_CHECKING:
+    from onhand.app import App
+    from onhand.dev.stack import DevStack
+    from onhand.serve import Processes
 
 log = logging.getLogger("onhand")
 
@@ -28,8 +37,16 @@ Result = TypeVar("Result")
 
 SAMPLE_WEEKS = "1-4"
 
-Dsn = Annotated[str | None, typer.Option("--postgres", help="PostgreSQL DSN; the running dev stack's if left out.")]
-Url = Annotated[str | None, typer.Option("--redis", help="Redis/Valkey URL; the running dev stack's if left out.")]
+Dsn = Annotated[
+    str | None,
+    typer.Option(
+        "--postgres", envvar="ONHAND_POSTGRES_DSN", help="PostgreSQL DSN; the running dev stack's if left out."
+    ),
+]
+Url = Annotated[
+    str | None,
+    typer.Option("--redis", envvar="ONHAND_REDIS_URL", help="Redis/Valkey URL; the running dev stack's if left out."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Weeks = Annotated[str, typer.Option("--weeks", help="Weeks A-B of the real data, 1-1 to 53-53.")]
 Seed = Annotated[int, typer.Option("--seed", help="Decides everything that is drawn.")]
@@ -38,8 +55,19 @@ Data = Annotated[Path, typer.Option("--data", help="Folder of the dev stack's da
 DATA = Path(".onhand")
 
 
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"onhand {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _prepare(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False) -> None:
+def _prepare(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -54,16 +82,28 @@ def _fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _addresses(postgres: str | None, redis: str | None, data: Path = DATA) -> tuple[str, str]:
-    settings = Settings()
-    dsn, url = postgres or settings.postgres_dsn, redis or settings.redis_url
-    if dsn is None or url is None:
-        try:
-            dev_dsn, dev_url = read_dev_stack(data)
-        except NoDevStackError as error:
-            _fail(str(error))
-        return dsn or dev_dsn, url or dev_url
-    return dsn, url
+def _addresses(postgres: str | None, redis: str | None, data: Path) -> tuple[str, str]:
+    if postgres and redis:
+        return postgres, redis
+    stack = read_dev_stack(data)
+    return postgres or stack.postgres_dsn, redis or stack.redis_url
+
+
+def _is_dev_server(target: str, data: Path) -> bool:
+    """Whether `target` is where the dev stack in the folder serves."""
+    try:
+        server = read_dev_stack(data).server
+    except NoDevStackError:
+        return False
+    return server is not None and not _sockets(server).isdisjoint(_sockets(target))
+
+
+def _sockets(address: str) -> set[tuple[Any, ...]]:
+    host, _, port = address.rpartition(":")
+    try:
+        return {entry[4] for entry in socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)}
+    except OSError:
+        return set()
 
 
 def _run(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
@@ -79,62 +119,75 @@ def _print(report: dict[str, Any], is_json: bool) -> None:
 
 # -------------------------------------------------------------------------------------------------------------- servers
 @app.command()
-def migrate(postgres: Dsn = None) -> None:
+def migrate(postgres: Dsn = None, data: Data = DATA) -> None:
     """Bring the ledger's tables up to date."""
+    from onhand.domain.errors import LedgerUnavailable
     from onhand.ledger.migrate import current_revision, head_revision
     from onhand.ledger.migrate import migrate as migrate_ledger
+    from onhand.postgres import not_answering
 
-    dsn, _ = _addresses(postgres, "-")
-    before = current_revision(dsn)
-    migrate_ledger(dsn)
+    dsn, _ = _addresses(postgres, "-", data)
+    try:
+        before = current_revision(dsn)
+        migrate_ledger(dsn)
+    except LedgerUnavailable as error:
+        _fail(not_answering(dsn, error))
     typer.echo(f"ledger: {before or 'empty'} -> {head_revision()}")
 
 
 @app.command()
 def serve(
-    processes: Annotated[int | None, typer.Option("--processes", min=1, max=256, help="Server processes.")] = None,
-    host: Annotated[str | None, typer.Option("--host")] = None,
-    port: Annotated[int | None, typer.Option("--port", help="0 chooses a free one.")] = None,
+    processes: Annotated[
+        int, typer.Option("--processes", envvar="ONHAND_PROCESSES", min=1, max=256, help="Server processes.")
+    ] = 1,
+    host: Annotated[str, typer.Option("--host", envvar="ONHAND_HOST", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", envvar="ONHAND_PORT", min=0, max=65535, help="gRPC port; 0 chooses a free one.")
+    ] = 50051,
     postgres: Dsn = None,
     redis: Url = None,
+    data: Data = DATA,
 ) -> None:
-    """Serve gRPC from given databases (ONHAND_POSTGRES_DSN, ONHAND_REDIS_URL)."""
+    """Serve gRPC from given databases."""
     from onhand import serve as servers
 
-    settings = Settings()
-    dsn, url = _addresses(postgres, redis)
-    where = host or settings.host
-    wanted = settings.port if port is None else port
-    count = processes or settings.processes
+    dsn, url = _addresses(postgres, redis, data)
     if "ONHAND_PORT_IS_SHARED" in os.environ:
-        _run(lambda: _serve_here(dsn, url, where, wanted))
+        _run(lambda: _serve_here(dsn, url, host, port))
         return
-    try:
-        held = servers.reserve_port(where, wanted)
-    except servers.PortTakenError as error:
-        _fail(str(error))
+    held = servers.reserve_port(host, port)
     actual = held.getsockname()[1]
-    if count == 1:
-        _run(lambda: _serve_here(dsn, url, where, actual))
+    if processes == 1:
+        _run(lambda: _serve_here(dsn, url, host, actual))
         return
-    children = servers.server_processes(postgres_dsn=dsn, redis_url=url, host=where, port=actual, count=count)
+    # What would keep all of them from serving is found here, once.
+    _run(lambda: _look(dsn, url))
+    children = servers.server_processes(postgres_dsn=dsn, redis_url=url, host=host, port=actual, count=processes)
     try:
         _run(lambda: servers.until_stopped(children.check))
-    except RuntimeError as error:
-        _fail(str(error))
     finally:
         children.stop()
 
 
-async def _serve_here(dsn: str, url: str, host: str, port: int) -> None:
+async def _open(dsn: str, url: str) -> App:
     from onhand.app import App
     from onhand.domain.errors import GateUnavailable, LedgerUnavailable
-    from onhand.serve import check_parent, until_stopped
 
     try:
-        application = await App.open(dsn, url)
+        return await App.open(dsn, url)
     except (GateUnavailable, LedgerUnavailable) as error:
         _fail(error.detail)
+
+
+async def _look(dsn: str, url: str) -> None:
+    application = await _open(dsn, url)
+    await application.close()
+
+
+async def _serve_here(dsn: str, url: str, host: str, port: int) -> None:
+    from onhand.serve import check_parent, until_stopped
+
+    application = await _open(dsn, url)
     try:
         server = application.server()
         application.start_loops()
@@ -151,51 +204,43 @@ async def _serve_here(dsn: str, url: str, host: str, port: int) -> None:
 def dev(
     data: Data = DATA,
     host: str = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="gRPC port.")] = 50051,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 chooses a free one.")] = 50051,
     processes: ProcessCount = 1,
     sample: Annotated[bool, typer.Option(help="Load sample data at the first start.")] = True,
 ) -> None:
     """Start everything on this machine: PostgreSQL, Valkey, sample data, server. Ctrl-C stops all of it."""
     from onhand import serve as servers
-    from onhand.dev.stack import DevStack, StackError
+    from onhand.dev.stack import DevStack
     from onhand.ledger.migrate import migrate as migrate_ledger
 
+    # SIGTERM ends all of this in order, as Ctrl-C does, whatever is under way.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     try:
         held = servers.reserve_port(host, port)
     except servers.PortTakenError as error:
-        _fail(str(error))
-    try:
-        stack = DevStack(data)
-        stack.start()
-    except StackError as error:
-        _fail(str(error))
-    try:
+        _fail(f"{error} (make run ARGS='--port N')")
+    actual = held.getsockname()[1]
+    with DevStack(data, server=f"{host}:{actual}") as stack:
         migrate_ledger(stack.postgres_dsn)
         if sample:
             _load_sample(stack.postgres_dsn)
-        address = f"{host}:{held.getsockname()[1]}"
         children = servers.server_processes(
-            postgres_dsn=stack.postgres_dsn,
-            redis_url=stack.redis_url,
-            host=host,
-            port=held.getsockname()[1],
-            count=processes,
+            postgres_dsn=stack.postgres_dsn, redis_url=stack.redis_url, host=host, port=actual, count=processes
         )
         try:
-            _run(lambda: _watch_dev(children, address, stack.postgres_dsn, began))
-        except RuntimeError as error:
-            _fail(str(error))
+            _run(lambda: _watch_dev(stack, children, None if data == DATA else data, began))
         finally:
-            typer.echo("stopping; the data stays in " + str(data), err=True)
+            # The event loop gave both signals back to their defaults; a second one must not end the stopping.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            typer.echo(f"stopping; the data stays in {data}", err=True)
             children.stop()
-    finally:
-        stack.stop()
 
 
 def _load_sample(dsn: str) -> None:
     from onhand.dev.sample import is_empty
-    from onhand.feeds.run import progress_bars, run_import
+    from onhand.feeds.run import run_import
+    from onhand.progress import progress_bars
 
     if not _run(lambda: is_empty(dsn)):
         return
@@ -204,17 +249,24 @@ def _load_sample(dsn: str) -> None:
         _run(lambda: run_import(dsn, "completejourney", SAMPLE_WEEKS, progress))
 
 
-async def _watch_dev(children: Any, address: str, dsn: str, began: float) -> None:
+async def _watch_dev(stack: DevStack, children: Processes, data: Path | None, began: float) -> None:
     from onhand.dev.sample import things_to_try, wait_until_serving
     from onhand.serve import until_stopped
 
+    address = stack.server
+    assert address is not None
+
     async def announce() -> None:
         await wait_until_serving(address)
-        typer.echo(await things_to_try(dsn, address, time.monotonic() - began), err=True)
+        typer.echo(await things_to_try(stack.postgres_dsn, address, time.monotonic() - began, data), err=True)
+
+    def check() -> None:
+        stack.check()
+        children.check()
 
     announcing = asyncio.create_task(announce())
     try:
-        await until_stopped(children.check)
+        await until_stopped(check)
     finally:
         announcing.cancel()
         await asyncio.gather(announcing, return_exceptions=True)
@@ -227,13 +279,15 @@ def import_(
     weeks: Annotated[str | None, typer.Option("--weeks", help="Weeks A-B of completejourney.")] = None,
     stock: Annotated[bool, typer.Option(help="Load opening stock; --no-stock leaves stock alone.")] = True,
     postgres: Dsn = None,
+    data: Data = DATA,
     json_: Json = False,
 ) -> None:
     """Load locations, products, prices and opening stock."""
     from onhand.feeds.records import FeedError
-    from onhand.feeds.run import progress_bars, run_import
+    from onhand.feeds.run import run_import
+    from onhand.progress import progress_bars
 
-    dsn, _ = _addresses(postgres, "-")
+    dsn, _ = _addresses(postgres, "-", data)
     try:
         with progress_bars() as progress:
             report = _run(lambda: run_import(dsn, source, weeks, progress, with_stock=stock))
@@ -247,19 +301,18 @@ def import_(
 @app.command()
 def verify(postgres: Dsn = None, redis: Url = None, data: Data = DATA, json_: Json = False) -> None:
     """Check every invariant of ledger and gate; exit 1, with the evidence, where one fails."""
-    from onhand.domain.errors import Refusal
+    from onhand.domain.errors import LedgerUnavailable
+    from onhand.postgres import not_answering
+    from onhand.progress import progress_line
     from onhand.verify import verify as verify_all
 
     dsn, url = _addresses(postgres, redis, data)
     try:
-        report = _run(lambda: verify_all(dsn, url, _progress_line))
-    except Refusal as error:
-        _fail(str(error))
+        with progress_line() as progress:
+            report = _run(lambda: verify_all(dsn, url, progress))
+    except LedgerUnavailable as error:
+        _fail(not_answering(dsn, error))
     _finish(report.to_json(), json_)
-
-
-def _progress_line(text: str) -> None:
-    log.info("%s", text)
 
 
 # ---------------------------------------------------------------------------------------------------------------- trials
@@ -278,21 +331,25 @@ def replay(
     """Play real baskets against a running server, over gRPC, and audit what came of them."""
     from onhand import trials
     from onhand.feeds.records import FeedError
+    from onhand.progress import progress_bars
     from onhand.simulate.calls import GaveUp
     from onhand.simulate.processes import ProcessFailed
 
-    settings = Settings()
-    is_near = bool(postgres or settings.postgres_dsn or (data / "dev.json").exists())
+    is_known = bool(postgres or redis) or _is_dev_server(target, data)
+    if is_known:  # rather now than after the last basket
+        _addresses(postgres, redis, data)
+    bar = f"baskets of weeks {weeks}"
     try:
-        with trials.progress_bar(f"baskets of weeks {weeks}") as progress:
+        with progress_bars() as show:
+            show(bar, 0, None)
             report = trials.replay(
                 weeks,
                 target=target,
                 processes=processes,
                 seed=seed,
                 run_id=run_id,
-                addresses=(lambda: _addresses(postgres, redis, data)) if is_near else None,
-                progress=progress,
+                addresses=(lambda: _addresses(postgres, redis, data)) if is_known else None,
+                progress=partial(show, bar),
             )
     except (FeedError, GaveUp, ProcessFailed) as error:
         _fail(str(error))
@@ -310,16 +367,18 @@ def simulate(
 ) -> None:
     """Let a crowd buy one sku at once, and audit: nothing is sold twice."""
     from onhand import trials
-    from onhand.dev.stack import StackError
+    from onhand.progress import progress_bars
     from onhand.simulate.calls import GaveUp
     from onhand.simulate.processes import ProcessFailed
 
+    bar = f"{buyers} buyers of {stock} units"
     try:
-        with trials.progress_bar(f"{buyers} buyers of {stock} units") as progress:
+        with progress_bars() as show:
+            show(bar, 0, None)
             report = trials.simulate(
-                buyers=buyers, stock=stock, processes=processes, seed=seed, target=target, progress=progress
+                buyers=buyers, stock=stock, processes=processes, seed=seed, target=target, progress=partial(show, bar)
             )
-    except (GaveUp, ProcessFailed, StackError) as error:
+    except (GaveUp, ProcessFailed) as error:
         _fail(str(error))
     _finish(report, json_)
 
@@ -332,7 +391,11 @@ def _finish(report: dict[str, Any], is_json: bool) -> None:
 
 def main() -> None:
     """The command line."""
-    app()
+    try:
+        app()
+    except Unusable as error:
+        typer.echo(f"onhand: {error}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

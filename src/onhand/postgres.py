@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from onhand.domain.errors import LedgerUnavailable
+from onhand.settings import Unusable, host_of
 
 if TYPE_CHECKING:
     Connection = PoolConnectionProxy[asyncpg.Record]
@@ -73,6 +74,28 @@ def asyncpg_dsn(dsn: str) -> str:
     return re.sub(r"(?<=[?&])ssl=", "sslmode=", dsn)
 
 
+@contextmanager
+def connecting(dsn: str) -> Iterator[None]:
+    """Around what opens a connection. Raises Unusable where trying again does not help, NotReached where it may."""
+    try:
+        yield
+    except asyncpg.ClientConfigurationError as error:
+        raise Unusable(f"the DSN of PostgreSQL cannot be used: {error}") from error
+    except asyncpg.InvalidCatalogNameError as error:
+        raise Unusable(f"PostgreSQL at {host_of(dsn)}: {error}. Create it, or correct the DSN") from error
+    except asyncpg.InvalidAuthorizationSpecificationError as error:
+        raise Unusable(f"PostgreSQL at {host_of(dsn)}: {error}. Correct user and password in the DSN") from error
+    except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
+        raise NotReached(f"{type(error).__name__}: {error}"[:200]) from error
+    except ValueError as error:  # last, since some errors of TLS are ValueErrors too
+        raise Unusable(f"the DSN of PostgreSQL cannot be used: {error}") from error
+
+
+def not_answering(dsn: str, error: LedgerUnavailable) -> str:
+    """What a command says of a database that cannot be reached."""
+    return f"PostgreSQL at {host_of(dsn)} does not answer ({error.detail}). Start it, or correct its address"
+
+
 class Database:
     """A pool of connections to one database; errors of the connection become `LedgerUnavailable`."""
 
@@ -81,18 +104,19 @@ class Database:
 
     @classmethod
     async def open(cls, dsn: str, *, pool_size: int = POOL_SIZE_MAX) -> Database:
-        """Connects. Raises what asyncpg raises if the database cannot be reached."""
-        pool: Pool = await asyncpg.create_pool(
-            dsn,
-            min_size=1,
-            max_size=pool_size,
-            init=_prepare,
-            reset=_keep,
-            timeout=CONNECT_SECONDS_MAX,
-            command_timeout=STATEMENT_SECONDS_MAX,
-            max_inactive_connection_lifetime=300,
-            server_settings={"application_name": "onhand", "jit": "off"},
-        )
+        """Connects. Raises NotReached, and Unusable where trying again does not help."""
+        with connecting(dsn):
+            pool: Pool = await asyncpg.create_pool(
+                asyncpg_dsn(dsn),
+                min_size=1,
+                max_size=pool_size,
+                init=_prepare,
+                reset=_keep,
+                timeout=CONNECT_SECONDS_MAX,
+                command_timeout=STATEMENT_SECONDS_MAX,
+                max_inactive_connection_lifetime=300,
+                server_settings={"application_name": "onhand", "jit": "off"},
+            )
         return cls(pool)
 
     async def close(self) -> None:

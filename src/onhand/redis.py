@@ -15,9 +15,10 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from onhand.domain.errors import GateUnavailable
+from onhand.settings import Unusable, host_of
 
 log = logging.getLogger(__name__)
 
@@ -102,15 +103,19 @@ class GateConnections:
     """A small pool of connections to one Redis or Valkey server, with our function library loaded."""
 
     def __init__(self, url: str, library: str) -> None:
+        """Connects to nothing yet. Raises Unusable where the address cannot be read."""
         self.url = url
         self._library = library
-        self._factory = ConnectionPool.from_url(
-            url,
-            protocol=2,
-            socket_connect_timeout=CONNECT_SECONDS_MAX,
-            retry=Retry(NoBackoff(), 0),
-            health_check_interval=0,
-        )
+        try:
+            self._factory = ConnectionPool.from_url(
+                url,
+                protocol=2,
+                socket_connect_timeout=CONNECT_SECONDS_MAX,
+                retry=Retry(NoBackoff(), 0),
+                health_check_interval=0,
+            )
+        except ValueError as error:
+            raise Unusable(f"the address of Redis/Valkey cannot be used: {error}") from error
         self._idle: list[_Bound] = []
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
         self._loaded_runs: set[str] = set()
@@ -179,12 +184,15 @@ class GateConnections:
             log.debug("closing a connection to the gate: %s", error)
 
     async def check(self) -> None:
-        """Refuses a server that may throw claims away. Raises GateUnavailable."""
+        """Raises GateUnavailable, and Unusable where the server admits us not, or may throw claims away."""
+        where = f"Redis/Valkey at {host_of(self.url)}"
         try:
             (policy,) = await self.pipeline(lambda _: [("CONFIG", "GET", "maxmemory-policy")])
         except Unreachable as error:
+            if isinstance(error.__cause__, (AuthenticationError, NoPermissionError)):
+                raise Unusable(f"{where}: {error.__cause__}. Correct user and password in its address") from error
             raise GateUnavailable(str(error)) from error
         if isinstance(policy, ResponseError):
             log.warning("CONFIG is not permitted: make sure yourself that maxmemory-policy is noeviction")
         elif policy[1] != b"noeviction":
-            raise GateUnavailable(f"maxmemory-policy is {policy[1].decode()}; set it to noeviction")
+            raise Unusable(f"{where}: maxmemory-policy is {policy[1].decode()}; set it to noeviction")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+
+from onhand.settings import Unusable
 
 log = logging.getLogger(__name__)
 
@@ -24,38 +27,54 @@ WATCH_SECONDS = 0.2
 """How often the processes are looked after."""
 
 
-class PortTakenError(Exception):
+class PortTakenError(Unusable):
     """Something else listens on the port."""
+
+
+class DiesTooOften(Unusable):
+    """What is started again whenever it dies has died too often."""
 
 
 def reserve_port(host: str, port: int) -> socket.socket:
     """Holds a free port without listening, so that our own processes may share it and nobody else slips in between.
 
-    `port` 0 chooses one. Raises PortTakenError where something listens already.
+    `port` 0 chooses one. Raises PortTakenError where something listens already, Unusable where nothing can.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     if port:
         # Without SO_REUSEPORT: two servers that share a port without knowing would each get half of the calls.
-        probe = socket.socket(family, socket.SOCK_STREAM)
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise PortTakenError(
-                f"{host}:{port} cannot be listened on ({error.strerror}); stop what uses it, or choose another --port"
-            ) from error
-        finally:
-            probe.close()
-    held = socket.socket(family, socket.SOCK_STREAM)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        _bound(host, port, socket.SO_REUSEADDR).close()
+    return _bound(host, port, socket.SO_REUSEPORT)
+
+
+def _bound(host: str, port: int, option: int) -> socket.socket:
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, option, 1)
     try:
         held.bind((host, port))
     except OSError as error:
         held.close()
-        raise PortTakenError(
-            f"{host}:{port} cannot be listened on ({error.strerror}); choose another --host"
-        ) from error
+        what = f"{host}:{port} cannot be listened on ({error.strerror})"
+        if error.errno == errno.EADDRINUSE:
+            raise PortTakenError(f"{what}; stop what uses it, or choose another --port") from error
+        if error.errno == errno.EACCES:
+            raise Unusable(f"{what}; choose a --port above 1023") from error
+        raise Unusable(f"{what}; choose another --host, one of this machine") from error
     return held
+
+
+class Restarts:
+    """Counts how often something was started again."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+
+    def count(self, what: str) -> None:
+        """One more. Raises DiesTooOften after RESTARTS_MAX within RESTARTS_WINDOW_SECONDS."""
+        now = time.monotonic()
+        self._times = [t for t in self._times if now - t < RESTARTS_WINDOW_SECONDS] + [now]
+        if len(self._times) > RESTARTS_MAX:
+            minutes = RESTARTS_WINDOW_SECONDS / 60
+            raise DiesTooOften(f"{what} died {len(self._times)} times in {minutes:.0f} minutes; see the log above")
 
 
 class Processes:
@@ -65,7 +84,7 @@ class Processes:
         self._command = command
         self._environment = os.environ | environment
         self._children = [self._start() for _ in range(count)]
-        self._restarts: list[float] = []
+        self._restarts = Restarts()
 
     def _start(self) -> subprocess.Popen[bytes]:
         # A session of its own: the terminal's Ctrl-C reaches the parent only, which drains the children in order.
@@ -77,18 +96,12 @@ class Processes:
         return [child.pid for child in self._children]
 
     def check(self) -> None:
-        """Starts again what died. Raises RuntimeError where that happens too often."""
+        """Starts again what died. Raises DiesTooOften."""
         for n, child in enumerate(self._children):
             code = child.poll()
             if code is None:
                 continue
-            now = time.monotonic()
-            self._restarts = [t for t in self._restarts if now - t < RESTARTS_WINDOW_SECONDS] + [now]
-            if len(self._restarts) > RESTARTS_MAX:
-                minutes = RESTARTS_WINDOW_SECONDS / 60
-                raise RuntimeError(
-                    f"server processes died {len(self._restarts)} times in {minutes:.0f} minutes; see the log above"
-                )
+            self._restarts.count("server processes")
             log.error("server process %d ended with %d; starting another", child.pid, code)
             self._children[n] = self._start()
 

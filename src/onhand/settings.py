@@ -1,40 +1,37 @@
-"""What can be set from outside: environment variables named ONHAND_..."""
+"""What a command is pointed at, and what it says where that cannot be used."""
 
 import json
 from pathlib import Path
-
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
-PROCESSES_MAX = 256
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 
-class Settings(BaseSettings):
-    """The server's settings. Where an address is left out, commands look for the running dev stack."""
+class Unusable(Exception):
+    """What a command was given cannot be worked with, and waiting does not help; the message says what does.
 
-    model_config = SettingsConfigDict(env_prefix="ONHAND_", extra="ignore")
-
-    # Not in the repr: both may carry a password.
-    postgres_dsn: str | None = Field(default=None, repr=False)
-    redis_url: str | None = Field(default=None, repr=False)
-    host: str = "127.0.0.1"
-    port: int = Field(default=50051, ge=0, le=65535)
-    console_port: int = Field(default=8080, ge=0, le=65535)
-    processes: int = Field(default=1, ge=1, le=PROCESSES_MAX)
-    data_dir: Path = Path(".onhand")
+    The command line prints it in one line and exits with 1.
+    """
 
 
-class NoDevStackError(Exception):
+class NoDevStackError(Unusable):
     """No dev stack runs in the folder."""
 
 
-def read_dev_stack(folder: Path) -> tuple[str, str]:
-    """The addresses (PostgreSQL's, Redis') of the dev stack that runs in `folder`; NoDevStackError if none does."""
+class DevAddresses(NamedTuple):
+    """Where the servers of a dev stack are; `server` is onhand's own host:port, None where there is none."""
+
+    postgres_dsn: str
+    redis_url: str
+    server: str | None
+
+
+def read_dev_stack(folder: Path) -> DevAddresses:
+    """The addresses of the dev stack that runs in `folder`; NoDevStackError if none does."""
     path = folder / "dev.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return str(content["postgres_dsn"]), str(content["redis_url"])
-    except FileNotFoundError as error:
+        return DevAddresses(str(content["postgres_dsn"]), str(content["redis_url"]), content["server"])
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise NoDevStackError(
             f"No dev stack runs in {folder}: start one with `onhand dev`, "
             "or give ONHAND_POSTGRES_DSN and ONHAND_REDIS_URL."
@@ -43,3 +40,10 @@ def read_dev_stack(folder: Path) -> tuple[str, str]:
         raise NoDevStackError(
             f"{path} is not what `onhand dev` writes: stop it, remove the file, start again."
         ) from error
+
+
+def host_of(dsn: str) -> str:
+    """Where a DSN leads, without its secrets."""
+    parts = urlsplit(dsn)
+    socket = next((v for k, _, v in (p.partition("=") for p in parts.query.split("&")) if k == "host"), "")
+    return unquote(socket) or parts.netloc.rpartition("@")[2] or parts.path

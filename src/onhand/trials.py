@@ -13,9 +13,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from onhand.domain.errors import Refusal
+from onhand.domain.errors import LedgerUnavailable
 from onhand.feeds.completejourney import read_baskets
 from onhand.feeds.weeks import parse_weeks
+from onhand.postgres import not_answering
+from onhand.settings import Unusable
 from onhand.simulate.buyers import run_buyers
 from onhand.simulate.plan import Basket, Line
 from onhand.simulate.replay import run_replay
@@ -58,7 +60,10 @@ def replay(
         "lines_left_out": read.lines_left_out,
         "baskets_left_out": read.baskets_left_out,
     }
-    if addresses is not None:
+    if addresses is None:
+        why = f"where the ledger and the gate of {target} are is not known here; --postgres and --redis say so"
+        report["verify"] = {"left_out": why}
+    else:
         _verify(report, *addresses())
     report["ok"] = not (report["violations"] or report["oversold_units"] or report["unknown"])
     return report
@@ -113,28 +118,15 @@ def servers(processes: int) -> Iterator[tuple[str, tuple[str, str]]]:
         yield f"127.0.0.1:{port}", addresses
 
 
-@contextmanager
-def progress_bar(description: str) -> Iterator[Progress]:
-    """One bar on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(description, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
-
-
 def _verify(report: dict[str, Any], postgres_dsn: str, redis_url: str) -> None:
     """Adds what the ledger and the gate say of themselves."""
     from onhand.verify import verify
 
     try:
         ledger = asyncio.run(verify(postgres_dsn, redis_url)).to_json()
-    except Refusal as error:
+    except LedgerUnavailable as error:
+        ledger = {"ok": False, "checks": [], "error": not_answering(postgres_dsn, error)}
+    except Unusable as error:
         ledger = {"ok": False, "checks": [], "error": str(error)}
     failed = [check for check in ledger["checks"] if not check["ok"]]
     # `onhand verify` shows them all; here it is enough to know how many held, and which did not.

@@ -18,13 +18,15 @@ from uuid import UUID
 import asyncpg
 
 from onhand.clock import LedgerClock, milliseconds
-from onhand.domain.errors import GateUnavailable, LedgerUnavailable
+from onhand.domain.errors import GateUnavailable
 from onhand.ledger.invariants import EVIDENCE_MAX, Check, Progress, check_rules
 from onhand.ledger.migrate import head_revision
-from onhand.postgres import UNAVAILABLE_ERRORS, Connection, Database, asyncpg_dsn
+from onhand.ledger.revision import REVISION
+from onhand.postgres import Connection, Database
 from onhand.redis import GateConnections, Unreachable
 from onhand.reservations.gate import LIBRARY, Dump, Gate
 from onhand.reservations.reconcile import IN_FLIGHT_SECONDS, Difference, compare
+from onhand.settings import Unusable
 
 LOOK_PAUSE_SECONDS = 0.25
 """The pause between two looks at locations that differ."""
@@ -35,7 +37,6 @@ PATROL_LOCATIONS_MAX = 200
 LATE_SECONDS = 60
 """How long past its hint the gate may still hold a claim that the ledger closed: by then every sweeper has met it."""
 
-REVISION = "SELECT version_num FROM alembic_version"
 EPOCHS = """
 SELECT location_id, epoch FROM locations JOIN location_epochs USING (location_id) WHERE deleted_time IS NULL ORDER BY 1"""
 CLOSED = """
@@ -94,15 +95,12 @@ class Report:
 
 
 async def verify(postgres_dsn: str, redis_url: str | None, progress: Progress | None = None) -> Report:
-    """Checks the ledger, and the gate against it unless `redis_url` is None. Raises LedgerUnavailable.
+    """Checks the ledger, and the gate against it unless `redis_url` is None. Raises LedgerUnavailable, Unusable.
 
     A gate that does not answer is a check that fails, with the reason. Changes nothing; may run beside any number of servers.
     """
     began = time.perf_counter()
-    try:
-        database = await Database.open(asyncpg_dsn(postgres_dsn), pool_size=LOOKS_AT_ONCE_MAX)
-    except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
-        raise LedgerUnavailable(f"{type(error).__name__}: {error}"[:200]) from error
+    database = await Database.open(postgres_dsn, pool_size=LOOKS_AT_ONCE_MAX)
     try:
         checks, gate = [await _schema(database)], None
         if checks[0].is_ok:
@@ -137,8 +135,9 @@ async def _gate(database: Database, redis_url: str, progress: Progress | None) -
         comparison = _Comparison(database, Gate(connections), progress or (lambda _: None))
         violations = await comparison.run()
         looks = comparison.looks
-    except (GateUnavailable, Unreachable) as error:
-        violations = [{"problem": "the gate does not answer, or may not be used", "detail": str(error)}]
+    except (GateUnavailable, Unreachable, Unusable) as error:
+        detail = error.detail if isinstance(error, GateUnavailable) else str(error)
+        violations = [{"problem": "the gate does not answer, or may not be used", "detail": detail}]
     finally:
         await connections.close()
     count = len(violations)

@@ -182,7 +182,7 @@ def test_valkey_refuses_a_port_in_use(private_redis: EmbeddedValkey) -> None:
 
 async def test_the_stack_tells_other_commands_where_it_runs_and_only_while_it_does(scratch_dir: Path) -> None:
     with DevStack(scratch_dir / "stack", fast=True) as stack:
-        dsn, url = read_dev_stack(stack.folder)
+        dsn, url, _ = read_dev_stack(stack.folder)
         assert await value(dsn, "SELECT current_database()") == "onhand"
         assert redis.Redis.from_url(url).ping()
 
@@ -196,7 +196,23 @@ def test_a_folder_is_refused_while_another_process_runs_its_stack(scratch_dir: P
         with pytest.raises(StackError):
             other.start()
         assert stack.postgres.pid is not None
-        assert read_dev_stack(scratch_dir) == (stack.postgres_dsn, stack.redis_url)
+        assert read_dev_stack(scratch_dir) == (stack.postgres_dsn, stack.redis_url, None)
+
+
+async def test_what_dies_is_started_again_postgres_with_its_data_valkey_at_its_port(scratch_dir: Path) -> None:
+    with DevStack(scratch_dir, fast=True) as stack:
+        addresses = read_dev_stack(scratch_dir)
+        await value(stack.postgres_dsn, "CREATE TABLE kept AS SELECT 7 AS n")
+        for pid in (stack.postgres.pid, stack.valkey.pid):
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            psutil.Process(pid).wait()
+
+        stack.check()
+
+        assert read_dev_stack(scratch_dir) == addresses
+        assert await value(stack.postgres_dsn, "SELECT n FROM kept") == 7
+        assert redis.Redis.from_url(stack.redis_url).ping()
 
 
 PARENT = """

@@ -10,6 +10,7 @@ import pytest
 
 from onhand.ledger import migrate as ledger_migrate
 from onhand.ledger.migrate import asyncpg_dsn, current_revision, head_revision, migrate
+from onhand.ledger.revision import expected_revision
 
 REVISION = """
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_the_ledger_migrates_to_its_newest_revision_and_again_without_effect(emp
 
 
 def test_a_database_of_the_tests_is_at_the_newest_revision(database_dsn: str) -> None:
-    assert current_revision(database_dsn) == head_revision()
+    assert current_revision(database_dsn) == head_revision() == expected_revision()
 
 
 def test_a_script_runs_whole_with_functions_and_percent_signs(revisions: Path, empty_database_dsn: str) -> None:

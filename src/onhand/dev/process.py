@@ -8,10 +8,12 @@ from pathlib import Path
 
 import psutil
 
+from onhand.settings import Unusable
+
 POLL_SECONDS = 0.02
 
 
-class StackError(Exception):
+class StackError(Unusable):
     """A server of the dev stack could not be started or stopped; the message says what to do."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+from pathlib import Path
 
 import asyncpg
 import grpc
@@ -42,8 +44,8 @@ async def wait_until_serving(address: str) -> None:
             await asyncio.sleep(ASK_SECONDS)
 
 
-async def things_to_try(dsn: str, address: str, seconds: float) -> str:
-    """Three commands that work as they are printed."""
+async def things_to_try(dsn: str, address: str, seconds: float, data: Path | None) -> str:
+    """Three commands that work as they are printed; `data` is the stack's folder where it is not the default."""
     connection = await asyncpg.connect(asyncpg_dsn(dsn))
     try:
         row = await connection.fetchrow(EXAMPLE)
@@ -61,5 +63,6 @@ async def things_to_try(dsn: str, address: str, seconds: float) -> str:
             f'    {curl}/Reserve -d \'{{"requestId":"try-\'$(date +%s)\'","channel":"CHANNEL_WEB","ttlSeconds":60,'
             f'"baskets":[{basket}]}}\'',
         ]
-    lines += ["  check every invariant:", "    .venv/bin/onhand verify --json"]
+    where = f" --data {shlex.quote(str(data))}" if data else ""
+    lines += ["  check every invariant:", f"    .venv/bin/onhand verify{where} --json"]
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import logging
 import os
 from pathlib import Path
 from typing import TextIO
@@ -10,8 +11,11 @@ from typing import TextIO
 from onhand.dev.postgres import EmbeddedPostgres
 from onhand.dev.process import StackError, free_port
 from onhand.dev.valkey import EmbeddedValkey
+from onhand.serve import Restarts
 
 __all__ = ["DATABASE", "DevStack", "EmbeddedPostgres", "EmbeddedValkey", "StackError", "free_port"]
+
+log = logging.getLogger(__name__)
 
 DATABASE = "onhand"
 
@@ -19,12 +23,14 @@ DATABASE = "onhand"
 class DevStack:
     """Both servers, and `dev.json` beside their data, which tells other commands where they are while they run."""
 
-    def __init__(self, folder: Path, *, fast: bool = False) -> None:
-        """`fast`: for stacks that are thrown away; see EmbeddedPostgres."""
+    def __init__(self, folder: Path, *, server: str | None = None, fast: bool = False) -> None:
+        """`server`: host:port where onhand will serve. `fast`: for stacks that are thrown away; see EmbeddedPostgres."""
         self.folder = folder.resolve()
+        self.server = server
         self.postgres = EmbeddedPostgres(self.folder / "postgres", fast=fast)
         self.valkey = EmbeddedValkey(self.folder / "valkey")
         self._lock: TextIO | None = None
+        self._restarts = Restarts()
 
     @property
     def postgres_dsn(self) -> str:
@@ -41,8 +47,13 @@ class DevStack:
 
         Raises StackError where another live process holds the folder. What a killed one left is taken over.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._hold()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._hold()
+        except OSError as error:
+            raise StackError(
+                f"{self.folder} cannot be written ({error.strerror}): give another data folder."
+            ) from error
         try:
             self.postgres.start()
             self.valkey.start()
@@ -51,6 +62,15 @@ class DevStack:
         except BaseException:
             self.stop()
             raise
+
+    def check(self) -> None:
+        """Start again what died: PostgreSQL with its data, Valkey empty, at its port. Raises DiesTooOften, StackError."""
+        for name, server in (("PostgreSQL", self.postgres), ("Valkey", self.valkey)):
+            if server.pid is None:
+                self._restarts.count(name)
+                log.error("%s ended, its log is %s; starting it again", name, server.log)
+                server.start()
+                self._publish()
 
     def stop(self) -> None:
         """Take dev.json away, then stop Valkey, then PostgreSQL; without effect where nothing runs."""
@@ -75,6 +95,7 @@ class DevStack:
         content = {
             "postgres_dsn": self.postgres_dsn,
             "redis_url": self.redis_url,
+            "server": self.server,
             "pids": {"parent": os.getpid(), "postgres": self.postgres.pid, "valkey": self.valkey.pid},
         }
         unfinished = self._file().with_suffix(".unfinished")

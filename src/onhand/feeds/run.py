@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
+from onhand.domain.errors import LedgerUnavailable
 from onhand.feeds import completejourney, files
 from onhand.feeds.load import load
 from onhand.feeds.records import Feed, FeedError, Progress, no_progress
 from onhand.feeds.weeks import parse_weeks
-from onhand.postgres import asyncpg_dsn
+from onhand.postgres import asyncpg_dsn, connecting, not_answering
 
 COMPLETEJOURNEY = "completejourney"
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -39,7 +38,7 @@ class ImportReport:
 async def run_import(
     dsn: str, source: str, weeks: str | None = None, progress: Progress = no_progress, *, with_stock: bool = True
 ) -> ImportReport:
-    """Load `completejourney` (all its weeks, or those asked for) or a folder of CSV files. Raises `FeedError`.
+    """Load `completejourney` (all its weeks, or those asked for) or a folder of CSV files. Raises `FeedError`, Unusable.
 
     Everything or nothing. Repeatable for the catalogue; opening stock is refused where a position has movements.
     """
@@ -49,15 +48,14 @@ async def run_import(
     if not with_stock:
         feed = Feed(**{**vars(feed), "stock": ()})
     try:
-        connection = await asyncpg.connect(
-            asyncpg_dsn(dsn),
-            timeout=CONNECT_TIMEOUT_SECONDS,
-            server_settings={"application_name": "onhand import", "jit": "off"},
-        )
-    except (OSError, asyncpg.PostgresError) as error:
-        raise FeedError(
-            f"the ledger does not answer ({error or type(error).__name__}); is `onhand dev` running?"
-        ) from error
+        with connecting(dsn):
+            connection = await asyncpg.connect(
+                asyncpg_dsn(dsn),
+                timeout=CONNECT_TIMEOUT_SECONDS,
+                server_settings={"application_name": "onhand import", "jit": "off"},
+            )
+    except LedgerUnavailable as error:
+        raise FeedError(not_answering(dsn, error)) from error
     try:
         loaded = await load(connection, feed, progress)
     except asyncpg.UndefinedTableError as error:
@@ -65,25 +63,6 @@ async def run_import(
     finally:
         await connection.close()
     return ImportReport(feed.source, feed.findings, loaded, time.monotonic() - started)
-
-
-@contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """One bar a step, on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done, total=total)
-
-        yield show
 
 
 def _read(source: str, weeks: str | None, progress: Progress) -> Feed:

@@ -32,8 +32,8 @@ def parse_weeks(text: str | None) -> Weeks:
         raise FeedError(f"weeks {text!r} are not understood; write them as 2-4, or as 3")
     first = int(match[1])
     last = int(match[2] or match[1])
-    if not FIRST_WEEK <= first <= last <= LAST_WEEK:
-        raise FeedError(
-            f"weeks {text!r} are not in the data, which has {FIRST_WEEK} to {LAST_WEEK}; the first comes first"
-        )
+    if first > last:
+        raise FeedError(f"weeks {text!r}: {first} must not exceed {last}")
+    if first < FIRST_WEEK or last > LAST_WEEK:
+        raise FeedError(f"weeks {text!r}: the data has weeks {FIRST_WEEK} to {LAST_WEEK}")
     return Weeks(first, last)

@@ -10,11 +10,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from onhand.postgres import asyncpg_dsn
+from onhand.postgres import CONNECT_SECONDS_MAX, asyncpg_dsn, connecting
+from onhand.settings import Unusable
 
 _Result = TypeVar("_Result")
 
@@ -28,6 +30,7 @@ def migrate(dsn: str) -> None:
     """Upgrade to the newest revision, or change nothing: servers that start together take turns, one does the work.
 
     Each revision is one transaction. Uses an event loop of its own, so it is not to be called from inside one.
+    Raises LedgerUnavailable, and Unusable where the database is beyond every revision known here.
     """
 
     def upgrade(connection: Connection) -> None:
@@ -36,7 +39,10 @@ def migrate(dsn: str) -> None:
         connection.commit()
         config = _config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise Unusable(f"the ledger cannot be migrated by this program: {error}; use a newer one") from error
 
     asyncio.run(_with_connection(dsn, upgrade))
 
@@ -62,7 +68,8 @@ def _config() -> Config:
 
 async def _with_connection(dsn: str, work: Callable[[Connection], _Result]) -> _Result:
     async def connect() -> Any:
-        return await asyncpg.connect(asyncpg_dsn(dsn))
+        with connecting(dsn):
+            return await asyncpg.connect(asyncpg_dsn(dsn), timeout=CONNECT_SECONDS_MAX)
 
     # asyncpg reads the DSN, not SQLAlchemy: socket folders, sslmode and passwords mean the same here as in the server.
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
