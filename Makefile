@@ -70,7 +70,10 @@ $(GENERATED): $(INSTALLED) $(PROTO_DIR) $(PROTOS)
 	@touch $@
 
 $(BIN)/uv: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "onhand needs Python 3.11 or newer, and '$(PYTHON)' is none: name one, as in  make run PYTHON=python3.12"; exit 1; }
 	@echo "Installing the locked packages into $(VENV)"
+	@test -x $(BIN)/uv || rm -rf $(VENV)  # half made
 	@$(PYTHON) -m venv $(VENV)
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.lock
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.lock
@@ -86,6 +89,7 @@ lock: $(BIN)/uv
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --all-extras --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links $(ARGS) pyproject.toml -o requirements.lock
 
+# What make made. The data stays in .onhand; without that folder `make run` starts anew.
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -f src/onhand/v1/*_pb2.py src/onhand/v1/*_pb2.pyi src/onhand/v1/*_pb2_grpc.py src/onhand/v1/*_pb2_grpc.pyi

@@ -1,6 +1,7 @@
 """import-linter contracts by allow-list: a new dependency is refused until somebody allows it.
 
-A module that does not exist yet is passed over, so that a rule can stand before its first module.
+A module in parentheses may be absent, so that a rule can stand before it; any other must exist, lest a misspelt one rules
+nothing.
 """
 
 import sys
@@ -12,6 +13,12 @@ from importlinter import Contract, ContractCheck, fields, output
 
 
 class _AllowList(Contract):
+    @staticmethod
+    def _modules(graph: ImportGraph, named: list[str]) -> tuple[list[str], list[str]]:
+        """The names without their parentheses, and what is wrong with them."""
+        absent = [f"{name} does not exist" for name in named if name[0] != "(" and name not in graph.modules]
+        return [name.strip("()") for name in named], absent
+
     def render_broken_contract(self, check: ContractCheck) -> None:
         for line in check.metadata["broken"]:
             output.print_error(line)
@@ -26,9 +33,9 @@ class OnlyImports(_AllowList):
     allowed: Any = fields.ListField(subfield=fields.StringField(), required=False, default=[])
 
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
-        broken = []
+        sources, broken = self._modules(graph, self.sources)
         for importer, imported in _direct_imports(graph):
-            source = next((each for each in self.sources if _is_within(importer, each)), None)
+            source = next((each for each in sources if _is_within(importer, each)), None)
             if source is None or imported.split(".")[0] in sys.stdlib_module_names:
                 continue
             if not any(_is_within(imported, each) for each in (source, *self.allowed)):
@@ -45,10 +52,12 @@ class OnlyImportedBy(_AllowList):
     importers: Any = fields.ListField(subfield=fields.StringField())
 
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
-        broken = []
+        modules, absent = self._modules(graph, self.modules)
+        importers, more_absent = self._modules(graph, self.importers)
+        broken = [*absent, *more_absent]
         for importer, imported in _direct_imports(graph):
-            module = next((each for each in self.modules if _is_within(imported, each)), None)
-            if module is not None and not any(_is_within(importer, each) for each in (module, *self.importers)):
+            module = next((each for each in modules if _is_within(imported, each)), None)
+            if module is not None and not any(_is_within(importer, each) for each in (module, *importers)):
                 broken.append(f"{importer} imports {imported}")
         return ContractCheck(kept=not broken, metadata={"broken": broken})
 

@@ -75,6 +75,8 @@ def _prepare(
     )
     for noisy in ("asyncio", "alembic", "sqlalchemy"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Warns with a stack while the ledger does not answer, which whoever needs it says in a line.
+    logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
 
 
 def _fail(message: str) -> NoReturn:
