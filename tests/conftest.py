@@ -24,7 +24,8 @@ import redis
 
 from onhand.dev.postgres import EmbeddedPostgres, has_tls
 from onhand.dev.valkey import EmbeddedValkey
-from onhand.ledger.transaction import Ledger, Settlement
+from onhand.ledger.claims import Settlement
+from onhand.ledger.mutation import Ledger
 from onhand.postgres import Database
 
 # No test asserts a duration, those of Hypothesis neither.

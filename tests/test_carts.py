@@ -12,7 +12,7 @@ from onhand.carts import Carts, mark_ordered, read_cart_for_order
 from onhand.catalog import Catalog
 from onhand.domain.cart import MAX_CART_LINES, MAX_QUANTITY, CartLine, UnitPrice
 from onhand.ids import new_id
-from onhand.ledger.transaction import Ledger
+from onhand.ledger.mutation import Ledger
 from onhand.postgres import Connection
 from onhand.v1 import cart_pb2 as pb
 from onhand.v1 import types_pb2

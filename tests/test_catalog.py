@@ -11,7 +11,7 @@ from google.type.money_pb2 import Money
 
 from onhand.catalog import Catalog, read_barcodes, read_prices
 from onhand.domain.cart import UnitPrice
-from onhand.ledger.transaction import Ledger
+from onhand.ledger.mutation import Ledger
 from onhand.v1 import catalog_pb2 as pb
 from shelf import CALLER, add_product, dollars, refused, request_id, set_price
 

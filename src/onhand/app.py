@@ -13,8 +13,9 @@ from onhand.clock import LedgerClock
 from onhand.domain.errors import GateUnavailable, LedgerUnavailable
 from onhand.edge.server import Server
 from onhand.inventory import Locations, Promise, Stock, Transfers
+from onhand.ledger.claims import Settlement
+from onhand.ledger.mutation import Ledger
 from onhand.ledger.revision import check_revision
-from onhand.ledger.transaction import Ledger, Settlement
 from onhand.orders import Orders
 from onhand.postgres import Database
 from onhand.redis import GateConnections

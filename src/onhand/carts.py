@@ -32,7 +32,8 @@ from onhand.domain.errors import (
     invalid,
 )
 from onhand.ids import new_id, parse_id
-from onhand.ledger.transaction import Ledger, Transaction
+from onhand.ledger.mutation import Ledger
+from onhand.ledger.transaction import Transaction
 from onhand.postgres import Connection
 from onhand.v1 import cart_pb2 as pb
 

@@ -18,7 +18,8 @@ from onhand.domain.errors import (
     SkuNotFound,
     invalid,
 )
-from onhand.ledger.transaction import Ledger, Transaction
+from onhand.ledger.mutation import Ledger
+from onhand.ledger.transaction import Transaction
 from onhand.postgres import Connection
 from onhand.v1 import catalog_pb2 as pb
 

@@ -9,7 +9,8 @@ from google.type import latlng_pb2
 
 from onhand.caller import Caller
 from onhand.domain.errors import LocationExists, LocationGroupNotFound, LocationInUse, LocationNotFound, invalid
-from onhand.ledger.transaction import Ledger, Transaction
+from onhand.ledger.mutation import Ledger
+from onhand.ledger.transaction import Transaction
 from onhand.paging import cut, decode_token, encode_token, fill, page_size
 from onhand.v1 import inventory_pb2 as v1
 from onhand.wire import check_etag, etag, mask_paths, timestamp

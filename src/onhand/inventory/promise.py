@@ -7,7 +7,8 @@ from onhand.domain.errors import LocationNotFound, SkuNotFound, invalid
 from onhand.domain.stock import atp, sum_lines
 from onhand.ids import parse_id
 from onhand.inventory.locations import group_members
-from onhand.ledger.transaction import Ledger, Transaction
+from onhand.ledger.mutation import Ledger
+from onhand.ledger.transaction import Transaction
 from onhand.reservations.availability import Availability
 from onhand.reservations.policy import is_online
 from onhand.reservations.reserve import Reservations

@@ -9,7 +9,9 @@ from onhand.caller import Caller
 from onhand.domain.errors import BucketShort, LocationNotFound, invalid
 from onhand.domain.stock import Bucket, Level, Movement, Position, sum_lines
 from onhand.ids import new_id
-from onhand.ledger.transaction import ClaimRefused, Ledger, Transaction
+from onhand.ledger.claims import ClaimRefused
+from onhand.ledger.mutation import Ledger
+from onhand.ledger.transaction import Transaction
 from onhand.paging import cut, decode_token, encode_token, page_size
 from onhand.reservations.claims import Wants
 from onhand.reservations.decrease import Decreases, Overdrawn

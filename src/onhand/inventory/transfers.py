@@ -10,7 +10,8 @@ from onhand.caller import Caller
 from onhand.domain.errors import TransferExceeded, TransferNotFound, invalid
 from onhand.domain.stock import Bucket, Movement, sum_lines
 from onhand.ids import new_id, parse_id
-from onhand.ledger.transaction import Ledger, Transaction
+from onhand.ledger.mutation import Ledger
+from onhand.ledger.transaction import Transaction
 from onhand.postgres import Connection
 from onhand.reservations.decrease import Decreases, Overdrawn
 from onhand.v1 import inventory_pb2 as v1

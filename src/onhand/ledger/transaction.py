@@ -1,44 +1,26 @@
-"""One mutation of the ledger: exactly once, with its movements, events and what the gate must hear of it.
-
-A handler calls `Ledger.mutate`. Its transaction records the request_id first, so a repeat waits for a first attempt that is
-still running, and then finds its answer. What must follow the commit at the gate (increases, claims to give back) is written
-with the answer, so that a repeat after a crash makes sure of it before it answers too.
-"""
+"""A running mutation: claims, stock, events, and what the gate must hear of once it is committed."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any
 from uuid import UUID
-
-from google.protobuf.message import Message
 
 from onhand.domain.errors import (
     LedgerUnavailable,
     LocationNotFound,
-    Refusal,
-    RequestIdReused,
     ReservationNotActive,
     ReservationNotFound,
     SkuNotFound,
 )
 from onhand.domain.stock import Bucket, Level, Movement, Position, apply_movements
 from onhand.ids import new_id
-from onhand.postgres import RETRY_ERRORS, Connection, Database, NotReached, to_json
+from onhand.ledger.claims import Claim, ClaimRefused, ConfirmedClaim, Lines, Settlement
+from onhand.postgres import Connection, to_json
 
-TRANSACTION_ATTEMPTS_MAX = 5
-"""How often a transaction that PostgreSQL rolled back for a deadlock is run."""
 RESERVATION_ATTEMPTS_MAX = 5
 """How often a reservation is updated whose claims were swapped (a change) between the look and the update."""
-
-RECORD_REQUEST = """
-INSERT INTO requests (request_id, method, body_hash) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING true"""
-FIRST_ANSWER = "SELECT method, body_hash, response, settles FROM requests WHERE request_id = $1"
-KEEP_ANSWER = "UPDATE requests SET response = $2, settles = $3 WHERE request_id = $1"
 
 # A process that reads these rows sees the newest committed epoch even where it had to wait for the lock.
 SHARE_EPOCHS = """
@@ -132,81 +114,6 @@ EMIT = """
 INSERT INTO events (event_id, type, subject, location_id, data)
 SELECT e.event_id, e.type, e.subject, e.location_id, e.data::jsonb
   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[]) AS e (event_id, type, subject, location_id, data)"""
-
-
-class ClaimRefused(Exception):
-    """The ledger refused a claim for certain: its epoch is not the ledger's, or it was closed. Claim anew."""
-
-
-class Mutation(Protocol):
-    """A request message that carries its request_id."""
-
-    request_id: str
-
-    def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...
-
-
-Answer = TypeVar("Answer", bound=Message)
-Lines = list[tuple[str, int]]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Units taken in the gate under an id, and the epoch that the gate had then."""
-
-    location_id: str
-    claim_id: UUID
-    epoch: int
-    lines: Lines
-    channel: str | None = None
-
-
-@dataclass(frozen=True)
-class ConfirmedClaim:
-    """What a reservation held at one location, now promised to an order."""
-
-    location_id: str
-    claim_id: UUID
-    lines: Lines
-    channel: str
-    customer_id: str
-
-
-@dataclass
-class Settlement:
-    """What the gate of one location must hear after a commit, made under `epoch`.
-
-    `number` is the last delta; `give_back` and `forget` are closed claims. Until the increases in it are applied under
-    that epoch or a later one, the mutation is not answered.
-    """
-
-    location_id: str
-    epoch: int = 0
-    number: int = 0
-    give_back: list[UUID] = field(default_factory=list)
-    forget: list[UUID] = field(default_factory=list)
-
-    @property
-    def raises_atp(self) -> bool:
-        """Whether a reader could miss something until this is settled."""
-        return bool(self.number or self.give_back)
-
-    def to_json(self) -> dict[str, Any]:
-        """What a repeat must make sure of."""
-        return {
-            "location_id": self.location_id,
-            "epoch": self.epoch,
-            "number": self.number,
-            "give_back": [str(c) for c in self.give_back],
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Settlement:
-        """The inverse of `to_json`."""
-        return cls(value["location_id"], value["epoch"], value["number"], [UUID(c) for c in value["give_back"]])
-
-
-Settle = Callable[[Sequence[Settlement]], Awaitable[None]]
 
 
 class Transaction:
@@ -441,94 +348,3 @@ async def refuse_unknown(connection: Connection, positions: Sequence[Position]) 
         if missing["no_location"]:
             raise LocationNotFound(missing["location_id"])
         raise SkuNotFound(missing["sku"])
-
-
-def body_hash(request: Mutation) -> bytes:
-    """A digest of the whole request message."""
-    return hashlib.blake2b(request.SerializeToString(deterministic=True), digest_size=16).digest()
-
-
-class Ledger:
-    """The truth in PostgreSQL: reads, and mutations that happen exactly once."""
-
-    def __init__(self, database: Database, settle: Settle) -> None:
-        self.database = database
-        self._settle = settle
-
-    def read(self) -> AbstractAsyncContextManager[Connection]:
-        """A connection for queries."""
-        return self.database.connection()
-
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Connection]:
-        """A connection whose queries all see one moment of the ledger."""
-        async with self.database.transaction(isolation="repeatable_read", readonly=True) as connection:
-            yield connection
-
-    async def mutate(
-        self, request: Mutation, response_type: type[Answer], work: Callable[[Transaction], Awaitable[Answer]]
-    ) -> Answer:
-        """Runs `work` in a transaction that happens once for this request_id, and returns the first answer.
-
-        Raises RequestIdReused if the id came with another method or body; whatever `work` raises, after which nothing has
-        happened; LedgerUnavailable, after which the outcome is unknown.
-        """
-        for attempt in range(TRANSACTION_ATTEMPTS_MAX):
-            try:
-                response, settlements = await self._attempt(request, response_type, work)
-                break
-            except RETRY_ERRORS as error:
-                if attempt == TRANSACTION_ATTEMPTS_MAX - 1:
-                    raise LedgerUnavailable(f"rolled back again and again: {error}"[:200]) from error
-        await self._follow(settlements)
-        return response
-
-    async def _follow(self, settlements: Sequence[Settlement]) -> None:
-        """What must follow a commit. Whatever fails in it, the mutation has had its effect: that is no refusal."""
-        if not settlements:
-            return
-        try:
-            await self._settle(settlements)
-        except Exception as error:
-            raise LedgerUnavailable(f"committed, but not settled: {error}"[:200]) from error
-
-    async def _attempt(
-        self, request: Mutation, response_type: type[Answer], work: Callable[[Transaction], Awaitable[Answer]]
-    ) -> tuple[Answer, Sequence[Settlement]]:
-        method, digest = type(request).__name__, body_hash(request)
-        async with self.database.transaction() as connection:
-            if await connection.fetchval(RECORD_REQUEST, request.request_id, method, digest):
-                transaction = Transaction(connection)
-                response = await work(transaction)
-                settlements = await transaction.finish()
-                kept = [s.to_json() for s in settlements if s.raises_atp] or None
-                await connection.execute(KEEP_ANSWER, request.request_id, response.SerializeToString(), kept)
-                return response, settlements
-            row = await connection.fetchrow(FIRST_ANSWER, request.request_id)
-            return first_answer(request, digest, row, response_type)
-
-    async def find_answer(self, request: Mutation, response_type: type[Answer]) -> Answer | None:
-        """The first answer to this request_id, if it had its effect before. Raises RequestIdReused."""
-        async with self.read() as connection:
-            row = await connection.fetchrow(FIRST_ANSWER, request.request_id)
-        if row is None:
-            return None
-        response, settlements = first_answer(request, body_hash(request), row, response_type)
-        await self._follow(settlements)
-        return response
-
-
-def first_answer(
-    request: Mutation, digest: bytes, row: Any, response_type: type[Answer]
-) -> tuple[Answer, list[Settlement]]:
-    """Reads a stored answer, and what must be settled before it is given again. Raises RequestIdReused."""
-    if row["method"] != type(request).__name__ or row["body_hash"] != digest:
-        raise RequestIdReused(request.request_id, row["method"])
-    return response_type.FromString(row["response"]), [Settlement.from_json(s) for s in row["settles"] or ()]
-
-
-def is_certain(error: BaseException) -> bool:
-    """Whether an error proves that the transaction had no effect."""
-    return isinstance(error, (ClaimRefused, AssertionError, NotReached)) or (
-        isinstance(error, Refusal) and error.reason != "LEDGER_UNAVAILABLE"
-    )

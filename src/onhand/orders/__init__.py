@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from onhand.ledger.transaction import Ledger
+from onhand.ledger.mutation import Ledger
 from onhand.orders import cancel, fulfil, place, queries, returns, sell
 from onhand.reservations.decrease import Decreases
 

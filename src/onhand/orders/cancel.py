@@ -11,7 +11,8 @@ from onhand.domain.errors import OrderNotFound, invalid
 from onhand.domain.order import Cancellation, FulfillmentPart, FulfillmentState, Step
 from onhand.domain.stock import Bucket, Movement
 from onhand.ids import parse_id
-from onhand.ledger.transaction import Ledger, Transaction
+from onhand.ledger.mutation import Ledger
+from onhand.ledger.transaction import Transaction
 from onhand.orders import store
 from onhand.orders.fulfil import settle
 from onhand.orders.queries import read_order

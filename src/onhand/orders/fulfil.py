@@ -12,7 +12,8 @@ from onhand.domain.errors import FulfillmentOrderNotFound, PickupCodeLocked, Pic
 from onhand.domain.order import PICKUP_CODE_FAILURES_MAX, FulfillmentState, OrderState, Step
 from onhand.domain.stock import Bucket, Movement, sum_lines
 from onhand.ids import new_id, parse_id
-from onhand.ledger.transaction import Ledger, Transaction
+from onhand.ledger.mutation import Ledger
+from onhand.ledger.transaction import Transaction
 from onhand.orders import codes, store
 from onhand.orders.queries import read_fulfillment_order
 from onhand.orders.store import Fulfillment, LockedOrder

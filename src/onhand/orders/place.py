@@ -31,7 +31,9 @@ from onhand.domain.errors import (
 from onhand.domain.order import INITIAL, FulfillmentKind, OrderState
 from onhand.domain.stock import Bucket, Movement, sum_lines
 from onhand.ids import new_id, parse_id
-from onhand.ledger.transaction import ConfirmedClaim, Ledger, Transaction
+from onhand.ledger.claims import ConfirmedClaim
+from onhand.ledger.mutation import Ledger
+from onhand.ledger.transaction import Transaction
 from onhand.orders import codes, names, payments, store
 from onhand.orders.queries import read_order
 from onhand.orders.store import NewFulfillment, NewLine, NewOrder

@@ -13,7 +13,7 @@ from onhand.caller import Caller
 from onhand.domain.errors import FulfillmentOrderNotFound, LocationNotFound, OrderNotFound, ReturnNotFound
 from onhand.domain.order import PHASES, PICKUP_CODE_FAILURES_MAX, FulfillmentState, Phase
 from onhand.ids import parse_id
-from onhand.ledger.transaction import Ledger
+from onhand.ledger.mutation import Ledger
 from onhand.orders import codes, names
 from onhand.paging import decode_token, encode_token, fill, page_size
 from onhand.postgres import Connection

@@ -9,7 +9,8 @@ from onhand.domain import returns as rules
 from onhand.domain.errors import OrderLineNotFound, OrderNotFound, invalid
 from onhand.domain.stock import Bucket, Movement
 from onhand.ids import new_id, parse_id
-from onhand.ledger.transaction import Ledger, Transaction
+from onhand.ledger.mutation import Ledger
+from onhand.ledger.transaction import Transaction
 from onhand.orders import names, store
 from onhand.orders.queries import read_return
 from onhand.orders.store import Line

@@ -15,7 +15,8 @@ from onhand.domain.order import INITIAL, FulfillmentKind, OrderState
 from onhand.domain.shortage import broken_promises
 from onhand.domain.stock import Bucket, Level, Movement, Position, sale_movements, sum_lines
 from onhand.ids import new_id
-from onhand.ledger.transaction import Ledger, Transaction
+from onhand.ledger.mutation import Ledger
+from onhand.ledger.transaction import Transaction
 from onhand.orders import codes, payments, store
 from onhand.orders.queries import read_order
 from onhand.orders.store import NewFulfillment, NewLine, NewOrder

@@ -13,7 +13,7 @@ from onhand.clock import milliseconds
 from onhand.domain.errors import GateUnavailable, Short
 from onhand.domain.stock import Position
 from onhand.ids import new_id
-from onhand.ledger.transaction import Claim
+from onhand.ledger.claims import Claim
 from onhand.redis import Unreachable
 from onhand.reservations.combiner import Combiner
 from onhand.reservations.gate import Drop, Gate, NoClaim, Refused, Take, Taken, TakeResult, Untrusted

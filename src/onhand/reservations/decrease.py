@@ -10,7 +10,9 @@ from typing import NoReturn
 from onhand.clock import LedgerClock
 from onhand.domain.errors import GateUnavailable, InsufficientStock, LocationNotFound, Short
 from onhand.domain.stock import Position
-from onhand.ledger.transaction import Answer, ClaimRefused, Ledger, Mutation, Transaction, is_certain, refuse_unknown
+from onhand.ledger.claims import ClaimRefused
+from onhand.ledger.mutation import Answer, Ledger, Mutation, is_certain
+from onhand.ledger.transaction import Transaction, refuse_unknown
 from onhand.reservations.claims import Claims, GateShort, Held, Wants
 from onhand.reservations.rebuild import Rebuilder
 from onhand.reservations.sweep import Sweeper

@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from onhand.domain.errors import LedgerUnavailable
-from onhand.ledger.transaction import Claim
+from onhand.ledger.claims import Claim
 from onhand.postgres import RETRY_ERRORS, Connection, Database, to_json
 
 log = logging.getLogger(__name__)

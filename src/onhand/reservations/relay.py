@@ -10,7 +10,8 @@ import logging
 from collections.abc import Sequence
 
 from onhand.domain.errors import GateUnavailable, Overloaded, Refusal
-from onhand.ledger.transaction import RAISE_EPOCHS, Settlement
+from onhand.ledger.claims import Settlement
+from onhand.ledger.transaction import RAISE_EPOCHS
 from onhand.postgres import Database
 from onhand.redis import Unreachable
 from onhand.reservations.combiner import Combiner

@@ -22,7 +22,9 @@ from onhand.domain.errors import (
 )
 from onhand.domain.stock import MAX_QUANTITY, sum_lines
 from onhand.ids import new_id, parse_id
-from onhand.ledger.transaction import Answer, Claim, ClaimRefused, Ledger, Mutation, Transaction, body_hash, is_certain
+from onhand.ledger.claims import Claim, ClaimRefused
+from onhand.ledger.mutation import Answer, Ledger, Mutation, body_hash, is_certain
+from onhand.ledger.transaction import Transaction
 from onhand.reservations.claims import ClaimGone, Claims, GateShort, Held, Wants
 from onhand.reservations.combiner import Combiner
 from onhand.reservations.journal import Entry, Journal, Outcome

@@ -1,0 +1,125 @@
+"""One mutation of the ledger: exactly once, with its movements, events and what the gate must hear of it.
+
+A handler calls `Ledger.mutate`. Its transaction records the request_id first, so a repeat waits for a first attempt that is
+still running, and then finds its answer. What must follow the commit at the gate (increases, claims to give back) is written
+with the answer, so that a repeat after a crash makes sure of it before it answers too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from onhand.domain.errors import LedgerUnavailable, Refusal, RequestIdReused
+from onhand.ledger.claims import ClaimRefused, Settlement
+from onhand.ledger.transaction import Transaction
+from onhand.postgres import RETRY_ERRORS, Connection, Database, NotReached
+
+TRANSACTION_ATTEMPTS_MAX = 5
+"""How often a transaction that PostgreSQL rolled back for a deadlock is run."""
+
+RECORD_REQUEST = """
+INSERT INTO requests (request_id, method, body_hash) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING true"""
+FIRST_ANSWER = "SELECT method, body_hash, response, settles FROM requests WHERE request_id = $1"
+KEEP_ANSWER = "UPDATE requests SET response = $2, settles = $3 WHERE request_id = $1"
+
+
+class Mutation(Protocol):
+    """A request message that carries its request_id."""
+
+    request_id: str
+
+    def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...
+
+
+Answer = TypeVar("Answer", bound=Message)
+Settle = Callable[[Sequence[Settlement]], Awaitable[None]]
+
+
+def body_hash(request: Mutation) -> bytes:
+    """A digest of the whole request message."""
+    return hashlib.blake2b(request.SerializeToString(deterministic=True), digest_size=16).digest()
+
+
+class Ledger:
+    """The truth in PostgreSQL: reads, and mutations that happen exactly once."""
+
+    def __init__(self, database: Database, settle: Settle) -> None:
+        self.database = database
+        self._settle = settle
+
+    def read(self) -> AbstractAsyncContextManager[Connection]:
+        """A connection for queries."""
+        return self.database.connection()
+
+    async def mutate(
+        self, request: Mutation, response_type: type[Answer], work: Callable[[Transaction], Awaitable[Answer]]
+    ) -> Answer:
+        """Runs `work` in a transaction that happens once for this request_id, and returns the first answer.
+
+        Raises RequestIdReused if the id came with another method or body; whatever `work` raises, after which nothing has
+        happened; LedgerUnavailable, after which the outcome is unknown.
+        """
+        for attempt in range(TRANSACTION_ATTEMPTS_MAX):
+            try:
+                response, settlements = await self._attempt(request, response_type, work)
+                break
+            except RETRY_ERRORS as error:
+                if attempt == TRANSACTION_ATTEMPTS_MAX - 1:
+                    raise LedgerUnavailable(f"rolled back again and again: {error}"[:200]) from error
+        await self._follow(settlements)
+        return response
+
+    async def _follow(self, settlements: Sequence[Settlement]) -> None:
+        """What must follow a commit. Whatever fails in it, the mutation has had its effect: that is no refusal."""
+        if not settlements:
+            return
+        try:
+            await self._settle(settlements)
+        except Exception as error:
+            raise LedgerUnavailable(f"committed, but not settled: {error}"[:200]) from error
+
+    async def _attempt(
+        self, request: Mutation, response_type: type[Answer], work: Callable[[Transaction], Awaitable[Answer]]
+    ) -> tuple[Answer, Sequence[Settlement]]:
+        method, digest = type(request).__name__, body_hash(request)
+        async with self.database.transaction() as connection:
+            if await connection.fetchval(RECORD_REQUEST, request.request_id, method, digest):
+                transaction = Transaction(connection)
+                response = await work(transaction)
+                settlements = await transaction.finish()
+                kept = [s.to_json() for s in settlements if s.raises_atp] or None
+                await connection.execute(KEEP_ANSWER, request.request_id, response.SerializeToString(), kept)
+                return response, settlements
+            row = await connection.fetchrow(FIRST_ANSWER, request.request_id)
+            return first_answer(request, digest, row, response_type)
+
+    async def find_answer(self, request: Mutation, response_type: type[Answer]) -> Answer | None:
+        """The first answer to this request_id, if it had its effect before. Raises RequestIdReused."""
+        async with self.read() as connection:
+            row = await connection.fetchrow(FIRST_ANSWER, request.request_id)
+        if row is None:
+            return None
+        response, settlements = first_answer(request, body_hash(request), row, response_type)
+        await self._follow(settlements)
+        return response
+
+
+def first_answer(
+    request: Mutation, digest: bytes, row: Any, response_type: type[Answer]
+) -> tuple[Answer, list[Settlement]]:
+    """Reads a stored answer, and what must be settled before it is given again. Raises RequestIdReused."""
+    if row["method"] != type(request).__name__ or row["body_hash"] != digest:
+        raise RequestIdReused(request.request_id, row["method"])
+    return response_type.FromString(row["response"]), [Settlement.from_json(s) for s in row["settles"] or ()]
+
+
+def is_certain(error: BaseException) -> bool:
+    """Whether an error proves that the transaction had no effect."""
+    return isinstance(error, (ClaimRefused, AssertionError, NotReached)) or (
+        isinstance(error, Refusal) and error.reason != "LEDGER_UNAVAILABLE"
+    )
