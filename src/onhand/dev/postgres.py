@@ -322,7 +322,9 @@ class EmbeddedPostgres:
     def _as_server(self) -> dict[str, Any]:
         # PGPORT, PGDATA and the like are meant for the user's own servers.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        arguments: dict[str, Any] = {"env": {**environment, "LC_ALL": "C"}, "cwd": "/"}
+        # Nor are the certificates in their home, which the system user may not even look into.
+        environment |= {"LC_ALL": "C", "HOME": str(self.data_dir)}
+        arguments: dict[str, Any] = {"env": environment, "cwd": "/"}
         if self._account is not None:
             arguments |= {"user": self._account.pw_uid, "group": self._account.pw_gid, "extra_groups": []}
         return arguments
