@@ -37,6 +37,7 @@ STATEMENT_SECONDS_MAX = 10.0
 UNAVAILABLE_ERRORS = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a server that dies at the wrong moment leaves asyncpg's protocol out of step
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -136,6 +137,9 @@ class Database:
         try:
             try:
                 yield connection
+            except asyncpg.InternalClientError:
+                connection.terminate()  # nobody else may get it
+                raise
             finally:
                 await self.pool.release(connection)
         except UNAVAILABLE_ERRORS as error:
