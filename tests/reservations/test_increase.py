@@ -213,3 +213,15 @@ async def test_an_increase_that_is_rolled_back_leaves_neither_number_nor_delta(s
     assert await reason(server.receive(NORTH, {MILK: 1, "no-such-sku": 1})) == "SKU_NOT_FOUND"
     assert await stand.fetch("SELECT * FROM location_delta_heads ORDER BY 1") == before
     await stand.audit()
+
+
+async def test_a_buyer_is_not_refused_by_data_that_lacks_an_answered_increase(stand: Stand) -> None:
+    server, cut_off = await stand.server(), await stand.server()
+    await stand.stocked(NORTH, {MILK: 1})
+    await server.reserve({NORTH: {MILK: 1}})
+    line = Line(cut_off.app)
+    line.lost.update({"apply", "load"})
+    await cut_off.receive(NORTH, {MILK: 2})  # answered: it raised the epoch, for the gate was not to be had
+    await server.reserve({NORTH: {MILK: 2}})
+    line.lost.clear()
+    await stand.audit()

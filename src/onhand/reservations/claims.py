@@ -148,6 +148,22 @@ class Claims:
         elif shorts:
             raise GateShort(shorts, policy_version, asked)
 
+    async def was_outdated(self, short: GateShort) -> bool:
+        """Whether a refusal came from data that the ledger does not trust any more; it is rebuilt then, so ask again.
+
+        A location's epoch is raised where an increase did not reach the gate: the old data knows nothing of it.
+        """
+        try:
+            outdated = [
+                location_id
+                for location_id in sorted({s.location_id for s in short.shorts})
+                if not await self._rebuilder.is_trusted(location_id)
+            ]
+        except Unreachable as error:
+            raise unavailable(error) from error
+        await asyncio.gather(*(self._rebuilder.rebuild(location_id) for location_id in outdated))
+        return bool(outdated)
+
     async def give_back(self, claims: Sequence[Claim]) -> None:
         """Returns claims that the ledger refused for certain, or never saw. What a gate that is down misses, the sweeper does."""
         if claims:

@@ -92,6 +92,8 @@ class Decreases:
                 if not is_swept and await self._close_due(short):
                     is_swept = True
                     continue
+                if await self._claims.was_outdated(short):
+                    continue
                 await self._refuse(short.shorts)
             try:
                 return await self._commit(request, response_type, held, work)

@@ -89,7 +89,7 @@ class Rebuilder:
             detail = ""
             for attempt in range(REBUILD_ATTEMPTS_MAX):
                 try:
-                    if not is_forced and await self._is_trusted(location_id):
+                    if not is_forced and await self.is_trusted(location_id):
                         return
                     if await self._try(location_id):
                         return
@@ -99,7 +99,8 @@ class Rebuilder:
                 await asyncio.sleep(BACK_OFF_SECONDS * 2**attempt)
             raise GateUnavailable(detail)
 
-    async def _is_trusted(self, location_id: str) -> bool:
+    async def is_trusted(self, location_id: str) -> bool:
+        """Whether the gate's data of a location is of the ledger's epoch. Raises Unreachable, LedgerUnavailable."""
         ((header, _),) = await self._gate.patrol([location_id], 0)
         async with self._database.connection() as connection:
             epoch = await connection.fetchval("SELECT epoch FROM location_epochs WHERE location_id = $1", location_id)

@@ -142,7 +142,7 @@ class Reservations:
                 if not is_swept and await self._close_due(short):
                     is_swept = True
                     continue
-                if await self._is_outdated(short, channel):
+                if await self._claims.was_outdated(short) or await self._is_outdated(short, channel):
                     continue
                 await self._refuse(short.shorts)
             entry = self._entry(request, wants, channel, deadline, held)
@@ -235,7 +235,7 @@ class Reservations:
                 if not is_swept and await self._close_due(short):
                     is_swept = True
                     continue
-                if await self._is_outdated(short, old.channel):
+                if await self._claims.was_outdated(short) or await self._is_outdated(short, old.channel):
                     continue
                 await self._refuse(short.shorts)
             try:
