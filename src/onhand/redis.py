@@ -16,7 +16,9 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from onhand.deadline import patience, shared_context
 from onhand.domain.errors import GateUnavailable
 from onhand.settings import Unusable, host_of
 
@@ -24,15 +26,21 @@ log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 8
 """Connections a process holds to a gate at most."""
-CONNECT_SECONDS_MAX = 1.0
-"""How long a connection may take to open."""
-ANSWER_SECONDS_MAX = 2.0
-"""How long a pipeline may take to be answered."""
+CONNECT_SECONDS_MAX = 0.5
+"""How long a connection may take to open, and to be known."""
+ANSWER_SECONDS_MAX = 0.5
+"""How long a pipeline may take to be answered: a till with a deadline of a second still sells past a silent gate."""
+LARGE_SECONDS_MAX = 10.0
+"""How long a pipeline that carries a whole location may take."""
+PROBE_SECONDS = 0.1
+"""How often a gate that fell silent is asked whether it is back. Meanwhile every call is told at once that it is not."""
 IDENTITY_SECONDS_MAX = 0.1
 """How long a connection is believed to lead to the same primary: far less than a fail-over and back can take."""
 
 Command = Sequence[str | bytes | int]
 CONNECTION_ERRORS = (RedisError, OSError, TimeoutError, EOFError)
+SILENCE_ERRORS = (TimeoutError, RedisTimeoutError)
+"""Nothing came, and the next call would wait as long. Whoever refuses a connection, or says LOADING, is no waste of time."""
 
 
 class Unreachable(Exception):
@@ -63,12 +71,12 @@ class _Bound:
         self.run_id = f"{values['run_id']}/{self._replication_id}"
         self._identified = time.monotonic()
 
-    async def call(self, commands: Sequence[Command]) -> list[Any]:
+    async def call(self, commands: Sequence[Command], seconds_max: float) -> list[Any]:
         """Sends commands to the primary that was identified. Raises Unreachable if it is that no more."""
         if time.monotonic() - self._identified < IDENTITY_SECONDS_MAX:
-            return await self.ask(commands)
+            return await self.ask(commands, seconds_max)
         sent = time.monotonic()
-        info, *replies = await self.ask([("INFO", "replication"), *commands])
+        info, *replies = await self.ask([("INFO", "replication"), *commands], seconds_max)
         if isinstance(info, ResponseError):
             raise info
         values = _info(info)
@@ -83,8 +91,8 @@ class _Bound:
         if values["role"] != "master":
             raise Unreachable("the server is a replica")
 
-    async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+    async def ask(self, commands: Sequence[Command], seconds_max: float = ANSWER_SECONDS_MAX) -> list[Any]:
+        async with patience(seconds_max):
             await self.connection.send_packed_command(self.connection.pack_commands(commands), check_health=False)
             replies: list[Any] = []
             for _ in commands:
@@ -119,23 +127,38 @@ class GateConnections:
         self._idle: list[_Bound] = []
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
         self._loaded_runs: set[str] = set()
+        self._busy: set[_Bound] = set()
+        self._silence = ""
+        self._probe: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
         """Closes the idle connections."""
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.gather(self._probe, return_exceptions=True)
+        await self._drop_idle()
+
+    async def _drop_idle(self) -> None:
         while self._idle:
             await self._drop(self._idle.pop())
 
-    async def pipeline(self, build: Callable[[str], Sequence[Command]]) -> list[Any]:
+    async def pipeline(
+        self, build: Callable[[str], Sequence[Command]], *, seconds_max: float = ANSWER_SECONDS_MAX
+    ) -> list[Any]:
         """Sends the commands that `build` makes for the server's run id, in one write, and returns their replies.
 
-        A reply may be a ResponseError. Raises Unreachable.
+        A reply may be a ResponseError. Raises Unreachable: after `seconds_max` without an answer, and at once as long as
+        the server is known to be silent.
         """
         async with self._slots:
+            if self._silence:
+                raise Unreachable(f"silent, and asked again every {PROBE_SECONDS} s: {self._silence}")
             bound: _Bound | None = None
             try:
                 bound = self._idle.pop() if self._idle else await self._open()
+                self._busy.add(bound)
                 commands = build(bound.run_id)
-                replies = await bound.call(commands)
+                replies = await bound.call(commands, seconds_max)
                 if any(isinstance(r, ResponseError) and "Function not found" in str(r) for r in replies):
                     # Somebody flushed the functions. Nothing of a call to an unknown function was done.
                     await self._load(bound)
@@ -149,22 +172,55 @@ class GateConnections:
                 if bound is not None:  # replies of this call may still be on their way
                     await self._drop(bound)
                 if isinstance(error, (Unreachable, *CONNECTION_ERRORS)):
-                    await self.close()  # the idle ones lead to the same server: let nobody else find that out
+                    await self._drop_idle()  # they lead to the same server: let nobody else find that out
+                if isinstance(error, SILENCE_ERRORS):
+                    self._fall_silent(error)
                 if isinstance(error, CONNECTION_ERRORS):
                     raise Unreachable(f"{type(error).__name__}: {error}"[:200]) from error
                 raise
+            finally:
+                if bound is not None:
+                    self._busy.discard(bound)
             self._idle.append(bound)
             return replies
+
+    def _fall_silent(self, error: BaseException) -> None:
+        """From now on one probe waits for the server; nobody else does."""
+        if self._silence:
+            return
+        self._silence = f"{type(error).__name__}: {error}"[:200]
+        self._probe = asyncio.create_task(self._find_again(), name="probe of the gate", context=shared_context())
+
+    async def _find_again(self) -> None:
+        is_told = False
+        while True:
+            try:
+                self._idle.append(await self._open())
+            except SILENCE_ERRORS:
+                if not is_told:
+                    is_told = True
+                    log.warning("the gate at %s is silent: %s", host_of(self.url), self._silence)
+                for bound in list(self._busy):  # whoever waits still is told too, however long it was ready to wait
+                    await self._drop(bound)
+                await asyncio.sleep(PROBE_SECONDS)
+                continue
+            except (Unreachable, *CONNECTION_ERRORS) as error:
+                log.warning("the gate at %s refuses calls: %s", host_of(self.url), error)
+            else:
+                if is_told:
+                    log.warning("the gate at %s answers again", host_of(self.url))
+            self._silence = ""
+            return
 
     async def _open(self) -> _Bound:
         connection: AbstractConnection = self._factory.make_connection()  # type: ignore[no-untyped-call]
         try:
-            async with asyncio.timeout(CONNECT_SECONDS_MAX):
+            async with patience(CONNECT_SECONDS_MAX):
                 await connection.connect()  # type: ignore[no-untyped-call]
-            bound = _Bound(connection)
-            await bound.identify()
-            if bound.run_id not in self._loaded_runs:
-                await self._load(bound)
+                bound = _Bound(connection)
+                await bound.identify()
+                if bound.run_id not in self._loaded_runs:
+                    await self._load(bound)
             return bound
         except BaseException:
             await connection.disconnect(nowait=True)

@@ -93,7 +93,7 @@ class Line:
         self.sent: list[str] = []
         original = app.connections.pipeline
 
-        async def pipeline(build: Callable[[str], Sequence[Command]]) -> list[Any]:
+        async def pipeline(build: Callable[[str], Sequence[Command]], **options: float) -> list[Any]:
             functions: list[str] = []
 
             def seen(run_id: str) -> Sequence[Command]:
@@ -103,7 +103,7 @@ class Line:
                     raise Unreachable("the wire is cut")
                 return commands
 
-            replies = await original(seen)
+            replies = await original(seen, **options)
             self.sent += functions
             if self.cut_after in functions:
                 self.cut()
