@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
+import click
 import typer
 
 from onhand import __version__
@@ -187,17 +189,19 @@ async def _look(dsn: str, url: str) -> None:
 
 
 async def _serve_here(dsn: str, url: str, host: str, port: int) -> None:
+    from onhand import crash
     from onhand.serve import check_parent, until_stopped
 
     application = await _open(dsn, url)
     try:
-        server = application.server()
-        application.start_loops()
-        actual = await server.start(f"{host}:{port}")
-        log.info("serving on %s:%d, pid %d", host, actual, os.getpid())
-        await until_stopped(check_parent)
-        log.info("draining")
-        await server.stop()
+        with crash.armed(os.environ):
+            server = application.server()
+            application.start_loops()
+            actual = await server.start(f"{host}:{port}")
+            log.info("serving on %s:%d, pid %d", host, actual, os.getpid())
+            await until_stopped(check_parent)
+            log.info("draining")
+            await server.stop()
     finally:
         await application.close()
 
@@ -365,24 +369,63 @@ def simulate(
     processes: ProcessCount = 2,
     seed: Seed = 1,
     target: Annotated[str | None, typer.Option(help="host:port; a stack of its own if left out.")] = None,
+    faults: Annotated[
+        str | None,
+        typer.Option(
+            click_type=click.Choice(["none", "default", "brutal"]),
+            help="Not a crowd but every kind of call, while what they run on is broken.",
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=10, max=86_400, help="How long, with --faults.")] = 20,
+    redis_server: Annotated[
+        str | None, typer.Option(help="Program of the gate, with --faults; the embedded Valkey if left out.")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Let a crowd buy one sku at once, and audit: nothing is sold twice."""
+    """Let a crowd buy one sku at once; or, with --faults, break servers and connections under a mix of calls. Then audit."""
     from onhand import trials
     from onhand.progress import progress_bars
     from onhand.simulate.calls import GaveUp
     from onhand.simulate.processes import ProcessFailed
 
-    bar = f"{buyers} buyers of {stock} units"
+    # SIGTERM ends all of this in order, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with progress_bars() as show:
-            show(bar, 0, None)
-            report = trials.simulate(
-                buyers=buyers, stock=stock, processes=processes, seed=seed, target=target, progress=partial(show, bar)
-            )
+            if faults is not None:
+                if target is not None:
+                    _fail("--faults breaks a stack of its own: leave out --target")
+                report = trials.simulate_faults(
+                    trials.Level(faults),
+                    seconds=seconds,
+                    processes=processes,
+                    seed=seed,
+                    redis_server=_program(redis_server),
+                    show=show,
+                )
+            else:
+                bar = f"{buyers} buyers of {stock} units"
+                show(bar, 0, None)
+                report = trials.simulate(
+                    buyers=buyers,
+                    stock=stock,
+                    processes=processes,
+                    seed=seed,
+                    target=target,
+                    progress=partial(show, bar),
+                )
     except (GaveUp, ProcessFailed) as error:
         _fail(str(error))
     _finish(report, json_)
+
+
+def _program(name: str | None) -> Path | None:
+    if name is None:
+        return None
+    found = shutil.which(name)
+    if found is None:
+        _fail(f"--redis-server {name}: there is no such program")
+    return Path(found)
 
 
 def _finish(report: dict[str, Any], is_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
+from onhand.crash import step
 from onhand.postgres import Database
 
 
@@ -18,6 +19,7 @@ class LedgerClock:
         self._anchor = datetime.now(UTC)
         self._anchor_monotonic = time.monotonic()
 
+    @step("ledger.clock")
     async def set_by(self, database: Database) -> None:
         """Asks the ledger for its time."""
         async with database.connection() as connection:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
+from onhand.crash import step
 from onhand.domain.errors import LedgerUnavailable, Refusal, RequestIdReused
 from onhand.ledger.claims import ClaimRefused, Settlement
 from onhand.ledger.transaction import Transaction
@@ -52,6 +53,7 @@ class Ledger:
         self.database = database
         self._settle = settle
 
+    @step("ledger.read")
     def read(self) -> AbstractAsyncContextManager[Connection]:
         """A connection for queries."""
         return self.database.connection()
@@ -83,6 +85,7 @@ class Ledger:
         except Exception as error:
             raise LedgerUnavailable(f"committed, but not settled: {error}"[:200]) from error
 
+    @step("ledger.mutate")
     async def _attempt(
         self, request: Mutation, response_type: type[Answer], work: Callable[[Transaction], Awaitable[Answer]]
     ) -> tuple[Answer, Sequence[Settlement]]:
@@ -100,13 +103,17 @@ class Ledger:
 
     async def find_answer(self, request: Mutation, response_type: type[Answer]) -> Answer | None:
         """The first answer to this request_id, if it had its effect before. Raises RequestIdReused."""
-        async with self.read() as connection:
-            row = await connection.fetchrow(FIRST_ANSWER, request.request_id)
+        row = await self._first(request.request_id)
         if row is None:
             return None
         response, settlements = first_answer(request, body_hash(request), row, response_type)
         await self._follow(settlements)
         return response
+
+    @step("ledger.find_answer")
+    async def _first(self, request_id: str) -> Any:
+        async with self.database.connection() as connection:
+            return await connection.fetchrow(FIRST_ANSWER, request_id)
 
 
 def first_answer(

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from onhand.crash import step
 from onhand.domain.errors import (
     LedgerUnavailable,
     LocationNotFound,
@@ -137,6 +138,7 @@ class Transaction:
             self._uncovered[location_id, sku] = self._uncovered.get((location_id, sku), 0) - quantity
 
     # ------------------------------------------------------------------------------------------------------ claims
+    @step("ledger.consume", model=("consume",))
     async def consume(self, claims: Sequence[Claim]) -> None:
         """Uses up claims of this attempt: what they took in the gate may leave `available` here. Raises ClaimRefused."""
         epochs = await self._share_epochs({c.location_id for c in claims})
@@ -156,6 +158,7 @@ class Transaction:
             self._settlement(c.location_id).forget.append(c.claim_id)
             self._cover(c.location_id, c.lines)
 
+    @step("ledger.bypass", model=("bypass",))
     async def bypass(self, location_ids: Iterable[str]) -> None:
         """Lets units leave `available` without a claim: the epoch is raised in this commit, so no gate is trusted after."""
         rows = await self.connection.fetch(RAISE_EPOCHS, sorted(location_ids))
@@ -166,10 +169,12 @@ class Transaction:
         """Whether exactly these units may leave `available` under the claims consumed so far, or by a bypass."""
         return all(p[0] in self._bypassed or self._uncovered.get(p, 0) == -n for p, n in wanted.items())
 
+    @step("ledger.close_location")
     async def close_location(self, location_id: str) -> None:
         """Waits for the mutations of a location that are under way, and refuses all that follow."""
         await self.connection.execute(CLOSE_LOCATION, location_id)
 
+    @step("ledger.confirm", model=("confirm",))
     async def confirm_reservation(self, reservation_id: UUID, order_id: UUID) -> list[ConfirmedClaim]:
         """Makes an active reservation the order's, everywhere. Raises ReservationNotFound, ReservationNotActive."""
         rows = await self._update_reservation(CONFIRM, reservation_id, order_id)
@@ -184,11 +189,13 @@ class Transaction:
             self._cover(c.location_id, c.lines)
         return sorted(confirmed, key=lambda c: c.location_id)
 
+    @step("ledger.release", model=("release",))
     async def release_reservation(self, reservation_id: UUID) -> None:
         """Gives an active reservation back, everywhere. Raises ReservationNotFound, ReservationNotActive."""
         for row in await self._update_reservation(RELEASE, reservation_id):
             self._settlement(row["location_id"]).give_back.append(row["claim_id"])
 
+    @step("ledger.extend", model=("extend",))
     async def extend_reservation(self, reservation_id: UUID, deadline: datetime) -> None:
         """Moves the deadline of an active reservation. Raises ReservationNotFound, ReservationNotActive."""
         await self._update_reservation(EXTEND, reservation_id, deadline)
@@ -208,6 +215,7 @@ class Transaction:
                 raise ReservationNotActive(str(reservation_id), state.upper())
         raise LedgerUnavailable("the reservation was changed again and again")
 
+    @step("ledger.swap", model=("swap",))
     async def replace_claims(self, reservation_id: UUID, old: Mapping[str, UUID], new: Sequence[Claim]) -> None:
         """Swaps the claims of an active reservation, keeping its id and deadline. Raises ClaimRefused."""
         epochs = await self._share_epochs({c.location_id for c in new})
@@ -231,6 +239,7 @@ class Transaction:
             self._settlement(location_id).give_back.append(claim_id)
 
     # ------------------------------------------------------------------------------------------------------- stock
+    @step("ledger.lock")
     async def lock_levels(self, positions: Iterable[Position], *, create: bool = False) -> dict[Position, Level]:
         """Locks stock levels, in order, and returns them. Absent ones are made if `create`, else they count as empty.
 
@@ -249,6 +258,7 @@ class Transaction:
         self._levels.update(found)
         return {p: found.get(p, Level()) for p in wanted}
 
+    @step("ledger.post")
     async def post(self, movements: Sequence[Movement]) -> dict[Position, Level]:
         """Books movements on levels locked before, and returns the levels after. Raises BucketShort.
 
@@ -304,6 +314,7 @@ class Transaction:
             self._epochs.update({r["location_id"]: r["epoch"] for r in rows})
         return self._epochs
 
+    @step("ledger.number", model=("increase",))
     async def finish(self) -> list[Settlement]:
         """Writes what must follow the commit, and returns it."""
         uncovered = {p: q for p, q in self._uncovered.items() if q and p[0] not in self._bypassed}

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from onhand.crash import step
 from onhand.domain.order import FulfillmentKind, FulfillmentState, OrderState
 from onhand.postgres import Connection
 
@@ -355,6 +356,7 @@ async def cancel_parts(connection: Connection, units: Sequence[tuple[UUID, int, 
     await connection.execute(CANCEL_PARTS, *_columns(units, 3))
 
 
+@step("ledger.count_wrong_code")
 async def count_wrong_code(
     connection: Connection, fulfillment_order_id: UUID, code: str, attempt: bytes, failures_max: int
 ) -> None:

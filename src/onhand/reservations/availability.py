@@ -9,7 +9,9 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from onhand.crash import step
 from onhand.domain.errors import LedgerUnavailable, LocationNotFound
 from onhand.domain.stock import atp
 from onhand.postgres import Database
@@ -132,12 +134,17 @@ class Availability:
         return result
 
     async def _epochs(self, location_ids: set[str]) -> dict[str, int]:
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(EPOCHS, list(location_ids))
+        rows = await self._fetch_epochs(list(location_ids))
         if rows[0]["version"] != self._policy.version:
             await self._policy.refresh(rows[0]["version"])
         return {r["location_id"]: r["epoch"] for r in rows if r["location_id"] is not None}
 
+    @step("ledger.epochs", model=("read",))
+    async def _fetch_epochs(self, location_ids: list[str]) -> list[Any]:
+        async with self._database.connection() as connection:
+            return await connection.fetch(EPOCHS, location_ids)
+
+    @step("ledger.levels")
     async def _levels(self, wanted: Sequence[tuple[str, Sequence[str]]]) -> dict[tuple[str, str], tuple[int, int]]:
         pairs = sorted({(location_id, sku) for location_id, skus in wanted for sku in skus})
         async with self._database.connection() as connection:

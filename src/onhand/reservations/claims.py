@@ -65,7 +65,10 @@ class Claims:
         self._rebuilder = rebuilder
         self._relay = relay
         self._policy = policy
-        self._takes: Combiner[Take, TakeResult] = Combiner("takes", gate.take, round_items_max=TAKES_MAX)
+        self._takes: Combiner[Take, TakeResult] = Combiner("takes", self._take_round, round_items_max=TAKES_MAX)
+
+    async def _take_round(self, takes: Sequence[Take]) -> Sequence[TakeResult]:
+        return await self._gate.take(takes)
 
     async def take(
         self,

@@ -14,7 +14,8 @@ from uuid import UUID
 
 from redis.exceptions import ResponseError
 
-from onhand.redis import Command, GateConnections, Unreachable
+from onhand.crash import step
+from onhand.redis import LARGE_SECONDS_MAX, Command, GateConnections, Unreachable
 
 LIBRARY = files(__package__).joinpath("gate.lua").read_text()
 DUE_PAGE = 100
@@ -146,6 +147,7 @@ class Gate:
         )
         return _checked(reply)
 
+    @step("gate.take", model=("take",))
     async def take(self, takes: Sequence[Take]) -> list[TakeResult]:
         """Makes claims, each whole or not at all."""
         place: dict[str, int] = {}
@@ -164,6 +166,7 @@ class Gate:
             entries.append(entry)
         return [_take_result(r) for r in json.loads(await self._one("take", list(place), entries))]
 
+    @step("gate.drop", model=("undo", "give_back", "forget"))
     async def drop(self, drops: Sequence[Drop]) -> list[int]:
         """Ends claims. Returns the epoch of each one's location, 0 where its data cannot be used."""
         place: dict[str, int] = {}
@@ -178,6 +181,7 @@ class Gate:
         epochs: list[int] = json.loads(await self._one("drop", list(place), entries))
         return epochs
 
+    @step("gate.apply", model=("apply",))
     async def apply(self, deltas: Sequence[tuple[str, Sequence[Delta]]]) -> list[Header]:
         """Applies increases in order, once. Returns for each location what it has now."""
         entries = [
@@ -187,6 +191,7 @@ class Gate:
         rows = json.loads(await self._one("apply", [location_id for location_id, _ in deltas], entries))
         return [Header(epoch, number) for epoch, number in rows]
 
+    @step("gate.read", model=("read",))
     async def read(self, wanted: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[int, list[tuple[int, int]]] | None]:
         """For each (location, skus) the epoch and each sku's (ATP before floors, floor); None where it cannot be used."""
         place: dict[str, int] = {}
@@ -194,6 +199,7 @@ class Gate:
         rows = await self._one("read", list(place), entries, read=True)
         return [None if row[0] is None else (row[0], list(zip(row[1::2], row[2::2], strict=True))) for row in rows]
 
+    @step("gate.load", model=("begin", "part", "publish"))
     async def load(self, location_id: str, parts: Sequence[LoadPart], run_id: str) -> bool:
         """Loads a location into the run that `run_id` names. False if a younger load, or another run, was met."""
         is_run = True
@@ -205,9 +211,10 @@ class Gate:
                 return [("PING",)]
             return [_call("load", actual, [location_id], _part(p)) for p in parts]
 
-        replies = [_checked(r) for r in await self.connections.pipeline(build)]
+        replies = [_checked(r) for r in await self.connections.pipeline(build, seconds_max=LARGE_SECONDS_MAX)]
         return is_run and all(r == 1 for r in replies)
 
+    @step("gate.run_id")
     async def run_id(self) -> str:
         """The run id of the server that answers now."""
         seen: list[str] = []
@@ -219,6 +226,7 @@ class Gate:
         _checked((await self.connections.pipeline(build))[0])
         return seen[0]
 
+    @step("gate.patrol")
     async def patrol(self, location_ids: Sequence[str], now_ms: int) -> list[tuple[Header, list[UUID]]]:
         """For each location its header and claims whose hint has passed, at most DUE_PAGE each."""
         run_seen = ""
@@ -241,15 +249,20 @@ class Gate:
             result.append((header, [UUID(c.decode()) for c in due] if is_usable else []))
         return result
 
+    @step("gate.remind")
     async def remind(self, hints: Sequence[tuple[str, UUID, int]]) -> None:
         """Sets when the sweeper is to look at claims again: (location, claim, milliseconds)."""
         await self.connections.pipeline(
             lambda _: [("ZADD", _keys(loc)[3], "XX", due_ms, str(claim_id)) for loc, claim_id, due_ms in hints]
         )
 
+    @step("gate.dump")
     async def dump(self, location_id: str) -> Dump | None:
         """Everything of a location, or None where its data cannot be used."""
-        reply = await self._one("dump", [location_id], None, read=True)
+        (reply,) = await self.connections.pipeline(
+            lambda run_id: [_call("dump", run_id, [location_id], None, read=True)], seconds_max=LARGE_SECONDS_MAX
+        )
+        reply = _checked(reply)
         if reply[0] is None:
             return None
         stock, floors, claims = _pairs(reply[1]), _pairs(reply[2]), _pairs(reply[3])

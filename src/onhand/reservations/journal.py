@@ -12,9 +12,10 @@ from uuid import UUID
 
 import asyncpg
 
+from onhand.crash import step
 from onhand.domain.errors import LedgerUnavailable
 from onhand.ledger.claims import Claim
-from onhand.postgres import RETRY_ERRORS, Connection, Database, to_json
+from onhand.postgres import RETRY_ERRORS, Database, to_json
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +98,7 @@ class Journal:
     async def write(self, entries: Sequence[Entry]) -> list[Outcome | BaseException]:
         """Journals entries together; a request_id may stand in a round once. Raises LedgerUnavailable: outcome unknown."""
         try:
-            async with self._database.connection() as connection:
-                return [*await _write(connection, entries)]
+            return [*await self._write(entries)]
         except (asyncpg.UniqueViolationError, *RETRY_ERRORS) as error:
             # As when a claim was closed as an orphan while the statement ran. Nothing of the round happened: one by one.
             log.info("a round of %d is journalled one by one: %s", len(entries), error)
@@ -108,35 +108,35 @@ class Journal:
         outcomes: list[Outcome | BaseException] = []
         for entry in entries:
             try:
-                async with self._database.connection() as connection:
-                    outcomes += await _write(connection, [entry])
+                outcomes += await self._write([entry])
             except (asyncpg.UniqueViolationError, *RETRY_ERRORS):
                 outcomes.append(Outcome.CLAIM_REFUSED)
             except (asyncpg.PostgresError, LedgerUnavailable) as error:
                 outcomes.append(error)
         return outcomes
 
-
-async def _write(connection: Connection, entries: Sequence[Entry]) -> list[Outcome]:
-    attempts = [e.claims[0].claim_id for e in entries]
-    claims = [(attempt, c) for attempt, e in zip(attempts, entries, strict=True) for c in e.claims]
-    rows = await connection.fetch(
-        JOURNAL,
-        attempts,
-        [e.request_id for e in entries],
-        [e.method for e in entries],
-        [e.body_hash for e in entries],
-        [e.response for e in entries],
-        [e.reservation_id for e in entries],
-        [e.channel for e in entries],
-        [e.customer_id for e in entries],
-        [e.deadline for e in entries],
-        [e.policy_version for e in entries],
-        [attempt for attempt, _ in claims],
-        [c.location_id for _, c in claims],
-        [c.claim_id for _, c in claims],
-        [c.epoch for _, c in claims],
-        [to_json(c.lines) for _, c in claims],
-    )
-    outcome = {row["attempt"]: Outcome(row["outcome"]) for row in rows}
-    return [outcome[attempt] for attempt in attempts]
+    @step("ledger.journal", model=("journal",))
+    async def _write(self, entries: Sequence[Entry]) -> list[Outcome]:
+        attempts = [e.claims[0].claim_id for e in entries]
+        claims = [(attempt, c) for attempt, e in zip(attempts, entries, strict=True) for c in e.claims]
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(
+                JOURNAL,
+                attempts,
+                [e.request_id for e in entries],
+                [e.method for e in entries],
+                [e.body_hash for e in entries],
+                [e.response for e in entries],
+                [e.reservation_id for e in entries],
+                [e.channel for e in entries],
+                [e.customer_id for e in entries],
+                [e.deadline for e in entries],
+                [e.policy_version for e in entries],
+                [attempt for attempt, _ in claims],
+                [c.location_id for _, c in claims],
+                [c.claim_id for _, c in claims],
+                [c.epoch for _, c in claims],
+                [to_json(c.lines) for _, c in claims],
+            )
+        outcome = {row["attempt"]: Outcome(row["outcome"]) for row in rows}
+        return [outcome[attempt] for attempt in attempts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from onhand.crash import step
 from onhand.postgres import Database
 
 VERSION = "SELECT version FROM policy_version"
@@ -26,20 +27,27 @@ class Policy:
 
     async def catch_up(self) -> None:
         """Makes the copy as new as the ledger's."""
-        async with self._database.connection() as connection:
-            version: int = await connection.fetchval(VERSION)
-        await self.refresh(version)
+        await self.refresh(await self._version())
 
     async def refresh(self, version: int) -> None:
         """Makes the copy as new as `version`, or newer."""
         async with self._lock:
             if self.version >= version:
                 return
-            async with self._database.transaction(isolation="repeatable_read", readonly=True) as snapshot:
-                found = await snapshot.fetchval(VERSION)
-                rows = await snapshot.fetch(THRESHOLDS)
-            self._thresholds = {(r["channel"], r["sku"]): r["quantity"] for r in rows}
-            self.version = found
+            self.version, self._thresholds = await self._read()
+
+    @step("ledger.policy_version")
+    async def _version(self) -> int:
+        async with self._database.connection() as connection:
+            version: int = await connection.fetchval(VERSION)
+        return version
+
+    @step("ledger.policy")
+    async def _read(self) -> tuple[int, dict[tuple[str, str], int]]:
+        async with self._database.transaction(isolation="repeatable_read", readonly=True) as snapshot:
+            version: int = await snapshot.fetchval(VERSION)
+            rows = await snapshot.fetch(THRESHOLDS)
+        return version, {(r["channel"], r["sku"]): r["quantity"] for r in rows}
 
 
 def is_online(channel: str) -> bool:

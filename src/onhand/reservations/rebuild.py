@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from onhand.crash import step
 from onhand.domain.errors import GateUnavailable, LocationNotFound
 from onhand.postgres import Connection, Database
 from onhand.redis import Unreachable
@@ -26,6 +27,7 @@ BACK_OFF_SECONDS = 0.02
 REBUILDS_AT_ONCE_MAX = 4
 """Locations that one process rebuilds at the same time."""
 
+EPOCH = "SELECT epoch FROM location_epochs WHERE location_id = $1"
 # Above the gate's own epoch too, should the ledger have been set back.
 RAISE = """
 UPDATE location_epochs e SET epoch = greatest(e.epoch, $2) + 1
@@ -102,23 +104,36 @@ class Rebuilder:
     async def is_trusted(self, location_id: str) -> bool:
         """Whether the gate's data of a location is of the ledger's epoch. Raises Unreachable, LedgerUnavailable."""
         ((header, _),) = await self._gate.patrol([location_id], 0)
+        return header.epoch != 0 and header.epoch == await self._epoch(location_id)
+
+    @step("ledger.epoch")
+    async def _epoch(self, location_id: str) -> int | None:
         async with self._database.connection() as connection:
-            epoch = await connection.fetchval("SELECT epoch FROM location_epochs WHERE location_id = $1", location_id)
-        return header.epoch != 0 and header.epoch == epoch
+            epoch: int | None = await connection.fetchval(EPOCH, location_id)
+        return epoch
 
     async def _try(self, location_id: str) -> bool:
         run_id = await self._gate.run_id()
         ((header, _),) = await self._gate.patrol([location_id], 0)
-        async with self._database.connection() as connection:
-            epoch: int | None = await connection.fetchval(RAISE, location_id, header.epoch)
+        epoch = await self._raise(location_id, header.epoch)
         if epoch is None:
             raise LocationNotFound(location_id)
-        async with self._database.transaction(isolation="repeatable_read", readonly=True) as snapshot:
-            parts = await _parts(snapshot, location_id, epoch)
+        parts = await self._snapshot(location_id, epoch)
         is_loaded = await self._gate.load(location_id, parts, run_id)
         if is_loaded:
             log.debug("gate rebuilt: location %s, epoch %d, %d part(s)", location_id, epoch, len(parts))
         return is_loaded
+
+    @step("ledger.raise_for_rebuild", model=("raise",))
+    async def _raise(self, location_id: str, above: int) -> int | None:
+        async with self._database.connection() as connection:
+            epoch: int | None = await connection.fetchval(RAISE, location_id, above)
+        return epoch
+
+    @step("ledger.snapshot", model=("snapshot",))
+    async def _snapshot(self, location_id: str, epoch: int) -> Sequence[LoadPart]:
+        async with self._database.transaction(isolation="repeatable_read", readonly=True) as snapshot:
+            return await _parts(snapshot, location_id, epoch)
 
 
 async def _parts(snapshot: Connection, location_id: str, epoch: int) -> Sequence[LoadPart]:

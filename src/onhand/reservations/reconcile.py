@@ -6,8 +6,10 @@ import json
 import logging
 import time
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
+from onhand import crash
 from onhand.ids import new_id
 from onhand.ledger.transaction import EMIT
 from onhand.postgres import Connection, Database
@@ -72,8 +74,7 @@ class Reconciler:
 
     async def step(self) -> None:
         """Compares the next locations."""
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(NEXT_LOCATIONS, self._last, LOCATIONS_PER_STEP)
+        rows = await self._next(self._last)
         self._last = rows[-1]["location_id"] if len(rows) == LOCATIONS_PER_STEP else ""
         for location_id in {r["location_id"] for r in rows} | set(self._suspicions):
             await self._look(location_id)
@@ -83,8 +84,24 @@ class Reconciler:
         dump = await self._gate.dump(location_id)
         if dump is None:
             return None
+        return await self._compare(dump, location_id)
+
+    @crash.step("ledger.locations")
+    async def _next(self, after: str) -> list[Any]:
+        async with self._database.connection() as connection:
+            return await connection.fetch(NEXT_LOCATIONS, after, LOCATIONS_PER_STEP)
+
+    @crash.step("ledger.compare")
+    async def _compare(self, dump: Dump, location_id: str) -> list[Difference] | None:
         async with self._database.transaction(isolation="repeatable_read", readonly=True) as snapshot:
             return await compare(snapshot, dump, location_id)
+
+    @crash.step("ledger.difference")
+    async def _record(self, location_id: str, lasting: list[Difference]) -> None:
+        data = {"differences": [{"what": d.what, "key": d.key, "offset": d.offset} for d in lasting[:100]]}
+        event = ([new_id()], ["onhand.gate.difference.v1"], [f"location/{location_id}"], [location_id])
+        async with self._database.connection() as connection:
+            await connection.execute(EMIT, *event, [json.dumps(data)])
 
     async def _look(self, location_id: str) -> None:
         found = await self.differences(location_id)
@@ -100,9 +117,6 @@ class Reconciler:
 
     async def _repair(self, location_id: str, lasting: list[Difference]) -> None:
         log.error("gate and ledger differ at %s, rebuilding: %s", location_id, lasting[:10])
-        data = {"differences": [{"what": d.what, "key": d.key, "offset": d.offset} for d in lasting[:100]]}
-        async with self._database.connection() as connection:
-            event = ([new_id()], ["onhand.gate.difference.v1"], [f"location/{location_id}"], [location_id])
-            await connection.execute(EMIT, *event, [json.dumps(data)])
+        await self._record(location_id, lasting)
         await self._rebuilder.rebuild(location_id, is_forced=True)
         del self._suspicions[location_id]

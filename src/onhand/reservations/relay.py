@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from onhand.crash import step
 from onhand.domain.errors import GateUnavailable, Overloaded, Refusal
 from onhand.ledger.claims import Settlement
 from onhand.ledger.transaction import RAISE_EPOCHS
@@ -62,9 +63,13 @@ class Relay:
             is_settled = False
         if not is_settled:
             # No reader may trust the gate until somebody rebuilt it from what is committed now.
-            async with self._database.connection() as connection:
-                await connection.fetch(RAISE_EPOCHS, [s.location_id])
+            await self._raise(s.location_id)
             self._rebuilder.request(s.location_id)
+
+    @step("ledger.raise", model=("answer",))
+    async def _raise(self, location_id: str) -> None:
+        async with self._database.connection() as connection:
+            await connection.fetch(RAISE_EPOCHS, [location_id])
 
     async def _reached(self, s: Settlement) -> bool:
         if s.give_back:
@@ -83,12 +88,14 @@ class Relay:
                 return False
             if header.delta >= number:
                 return True
-            async with self._database.connection() as connection:
-                rows = await connection.fetch(DELTAS_AFTER, location_id, header.delta, DELTAS_MAX)
-            (header,) = await self._gate.apply(
-                [(location_id, [Delta(r["number"], [tuple(line) for line in r["lines"]]) for r in rows])]
-            )
+            (header,) = await self._gate.apply([(location_id, await self._deltas_after(location_id, header.delta))])
         return False
+
+    @step("ledger.deltas")
+    async def _deltas_after(self, location_id: str, number: int) -> list[Delta]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(DELTAS_AFTER, location_id, number, DELTAS_MAX)
+        return [Delta(r["number"], [tuple(line) for line in r["lines"]]) for r in rows]
 
     def forget_later(self, drops: Sequence[Drop]) -> None:
         """Forgets claims whose units left `available`. What is lost here, the sweeper finds."""

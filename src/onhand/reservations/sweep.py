@@ -6,9 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import UUID
 
 from onhand.clock import LedgerClock, milliseconds
+from onhand.crash import step
 from onhand.postgres import Database
 from onhand.redis import Unreachable
 from onhand.reservations.gate import Drop, Gate
@@ -58,11 +60,16 @@ class Sweeper:
 
     async def expire(self, location_id: str | None = None) -> int:
         """Expires reservations past the ledger's deadline and gives their units back. Returns how many."""
+        drops = await self._expire(location_id)
+        if drops:
+            await self._drop(drops)
+        return len(drops)
+
+    @step("ledger.expire", model=("expire",))
+    async def _expire(self, location_id: str | None) -> list[Drop]:
         async with self._database.connection() as connection:
             rows = await connection.fetch(EXPIRE, EXPIRED_MAX, location_id)
-        if rows:
-            await self._drop([Drop(r["location_id"], r["claim_id"], give_back=True) for r in rows])
-        return len(rows)
+        return [Drop(r["location_id"], r["claim_id"], give_back=True) for r in rows]
 
     async def close_due(self, location_ids: Iterable[str], asked: float) -> bool:
         """Expires and closes what is due at locations. Whether anything was given back there since `asked` (monotonic).
@@ -103,8 +110,7 @@ class Sweeper:
 
     async def patrol(self) -> bool:
         """Looks at the gate of the next locations: orphans, and increases that were not relayed. True at the last ones."""
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(HEADS, self._patrolled, PATROL_LOCATIONS_MAX)
+        rows = await self._heads(self._patrolled)
         self._patrolled = rows[-1]["location_id"] if len(rows) == PATROL_LOCATIONS_MAX else ""
         if rows:
             found = await self._gate.patrol([r["location_id"] for r in rows], milliseconds(self._clock.now()))
@@ -119,16 +125,10 @@ class Sweeper:
         """Ends claims past their hint as their rows say; those without a row are closed in the ledger first."""
         if not due:
             return
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(ROWS, [d[0] for d in due], [d[1] for d in due])
-            known = {(r["location_id"], r["claim_id"]): r for r in rows}
-            orphans = [d for d in due if d not in known]
-            closed = (
-                await connection.fetch(CLOSE_ORPHANS, [o[0] for o in orphans], [o[1] for o in orphans])
-                if orphans
-                else []
-            )
-        drops = [Drop(r["location_id"], r["claim_id"], give_back=True) for r in closed]
+        known = await self._rows(due)
+        orphans = [d for d in due if d not in known]
+        closed = await self._tombstone(orphans) if orphans else []
+        drops = [Drop(*orphan, give_back=True) for orphan in closed]
         reminders: list[tuple[str, UUID, int]] = []
         for (location_id, claim_id), row in known.items():
             if row["state"] == "active":
@@ -141,6 +141,25 @@ class Sweeper:
         if reminders:
             await self._gate.remind(reminders)
         await self._drop(drops)
+
+    @step("ledger.heads")
+    async def _heads(self, after: str) -> list[Any]:
+        """The next locations with the number of their last increase."""
+        async with self._database.connection() as connection:
+            return await connection.fetch(HEADS, after, PATROL_LOCATIONS_MAX)
+
+    @step("ledger.rows")
+    async def _rows(self, claims: Sequence[tuple[str, UUID]]) -> dict[tuple[str, UUID], Any]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(ROWS, [c[0] for c in claims], [c[1] for c in claims])
+        return {(r["location_id"], r["claim_id"]): r for r in rows}
+
+    @step("ledger.tombstone", model=("tombstone",))
+    async def _tombstone(self, orphans: Sequence[tuple[str, UUID]]) -> list[tuple[str, UUID]]:
+        """Those that are closed by it; the others got their row meanwhile."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(CLOSE_ORPHANS, [o[0] for o in orphans], [o[1] for o in orphans])
+        return [(r["location_id"], r["claim_id"]) for r in rows]
 
 
 async def repeat(what: str, step: object, pause_seconds: float, error_pause_seconds: float = 2.0) -> None:
