@@ -14,9 +14,8 @@ import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
-import click
 import typer
 
 from onhand import __version__
@@ -370,11 +369,8 @@ def simulate(
     seed: Seed = 1,
     target: Annotated[str | None, typer.Option(help="host:port; a stack of its own if left out.")] = None,
     faults: Annotated[
-        str | None,
-        typer.Option(
-            click_type=click.Choice(["none", "default", "brutal"]),
-            help="Not a crowd but every kind of call, while what they run on is broken.",
-        ),
+        Literal["none", "default", "brutal"] | None,
+        typer.Option(help="Not a crowd but every kind of call, while what they run on is broken."),
     ] = None,
     seconds: Annotated[float, typer.Option(min=10, max=86_400, help="How long, with --faults.")] = 20,
     redis_server: Annotated[
