@@ -98,22 +98,30 @@ class App:
             await check_revision(database)
             await patiently(f"Redis/Valkey at {host_of(redis_url)}", connections.check)
             app = cls(database, connections)
-            await app.clock.set_by(database)
-            await app.policy.refresh(1)
+            await app.prepare()
         except BaseException:
             await connections.close()
             await database.close()
             raise
         return app
 
-    def start_loops(self) -> None:
-        """Begins what goes on beside the calls."""
-        for what, step, pause in (
+    async def prepare(self) -> None:
+        """Learns what a server has to know before its first call."""
+        await self.clock.set_by(self.database)
+        await self.policy.refresh(1)
+
+    def loops(self) -> Sequence[tuple[str, Callable[[], Awaitable[object]], float]]:
+        """What goes on beside the calls: its name, one step of it, and the seconds between two."""
+        return (
             ("expiring reservations", self.sweeper.expire, EXPIRE_SECONDS),
             ("patrol", self.sweeper.patrol, PATROL_SECONDS),
             ("reconciling", self.reconciler.step, RECONCILE_SECONDS),
             ("setting the clock", lambda: self.clock.set_by(self.database), CLOCK_SECONDS),
-        ):
+        )
+
+    def start_loops(self) -> None:
+        """Begins what goes on beside the calls."""
+        for what, step, pause in self.loops():
             self._loops.append(asyncio.create_task(repeat(what, step, pause), name=what))
 
     def server(self) -> Server:
