@@ -1,8 +1,4 @@
-"""What the commands `replay` and `simulate` put together: real baskets, load clients, servers of their own, the audit.
-
-The load clients know the API only. What they cannot see (the feeds, a stack to run against, the ledger's own invariants) is
-joined to them here.
-"""
+"""Real baskets, or a crowd, against servers that stay up, and what the ledger says of it afterwards."""
 
 from __future__ import annotations
 
