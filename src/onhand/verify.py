@@ -19,7 +19,7 @@ import asyncpg
 
 from onhand.clock import LedgerClock, milliseconds
 from onhand.domain.errors import GateUnavailable
-from onhand.ledger.invariants import EVIDENCE_MAX, Check, Progress, check_rules
+from onhand.ledger.invariants import CHECK_SECONDS_MAX, EVIDENCE_MAX, Check, Progress, check_rules
 from onhand.ledger.migrate import head_revision
 from onhand.ledger.revision import REVISION
 from onhand.postgres import Connection, Database
@@ -100,7 +100,7 @@ async def verify(postgres_dsn: str, redis_url: str | None, progress: Progress | 
     A gate that does not answer is a check that fails, with the reason. Changes nothing; may run beside any number of servers.
     """
     began = time.perf_counter()
-    database = await Database.open(postgres_dsn, pool_size=LOOKS_AT_ONCE_MAX)
+    database = await Database.open(postgres_dsn, pool_size=LOOKS_AT_ONCE_MAX, statement_seconds_max=CHECK_SECONDS_MAX)
     try:
         checks, gate = [await _schema(database)], None
         if checks[0].is_ok:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from onhand.crash import step
+from onhand.deadline import lifted
 from onhand.domain.errors import LedgerUnavailable, Refusal, RequestIdReused
 from onhand.ledger.claims import ClaimRefused, Settlement
 from onhand.ledger.transaction import Transaction
@@ -81,7 +82,8 @@ class Ledger:
         if not settlements:
             return
         try:
-            await self._settle(settlements)
+            with lifted():  # however late it is
+                await self._settle(settlements)
         except Exception as error:
             raise LedgerUnavailable(f"committed, but not settled: {error}"[:200]) from error
 

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 
 from onhand.crash import step
+from onhand.deadline import shared_context
 from onhand.domain.errors import GateUnavailable, LocationNotFound
 from onhand.postgres import Connection, Database
 from onhand.redis import Unreachable
@@ -69,7 +70,9 @@ class Rebuilder:
     def _start(self, location_id: str, is_forced: bool) -> asyncio.Task[None]:
         task = self._running.get(location_id)
         if task is None:
-            task = asyncio.create_task(self._rebuild(location_id, is_forced), name=f"rebuild of {location_id}")
+            task = asyncio.create_task(
+                self._rebuild(location_id, is_forced), name=f"rebuild of {location_id}", context=shared_context()
+            )
             self._running[location_id] = task
             task.add_done_callback(lambda t: self._ended(location_id, t))
         return task

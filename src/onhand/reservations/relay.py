@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from onhand.crash import step
+from onhand.deadline import shared_context
 from onhand.domain.errors import GateUnavailable, Overloaded, Refusal
 from onhand.ledger.claims import Settlement
 from onhand.ledger.transaction import RAISE_EPOCHS
@@ -39,7 +40,9 @@ class Relay:
         self._database = database
         self._gate = gate
         self._rebuilder = rebuilder
-        self._drops: Combiner[Drop, int] = Combiner("drops", self._drop_round, round_items_max=DROPS_MAX)
+        self._drops: Combiner[Drop, int] = Combiner(
+            "drops", self._drop_round, round_items_max=DROPS_MAX, keeps_late=True
+        )
         self._background: set[asyncio.Task[None]] = set()
 
     async def _drop_round(self, drops: Sequence[Drop]) -> Sequence[int]:
@@ -102,7 +105,7 @@ class Relay:
         self._later(drops)
 
     def _later(self, drops: Sequence[Drop]) -> None:
-        task = asyncio.create_task(self._drop_all(drops))
+        task = asyncio.create_task(self._drop_all(drops), context=shared_context())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

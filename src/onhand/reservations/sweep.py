@@ -11,6 +11,7 @@ from uuid import UUID
 
 from onhand.clock import LedgerClock, milliseconds
 from onhand.crash import step
+from onhand.deadline import shared_context
 from onhand.postgres import Database
 from onhand.redis import Unreachable
 from onhand.reservations.gate import Drop, Gate
@@ -85,7 +86,9 @@ class Sweeper:
         """Closes what is due at a location; callers at the same time share one look."""
         task = self._closing.get(location_id)
         if task is None:
-            task = asyncio.create_task(self._close_due(location_id), name=f"closing what is due at {location_id}")
+            task = asyncio.create_task(
+                self._close_due(location_id), name=f"closing what is due at {location_id}", context=shared_context()
+            )
             self._closing[location_id] = task
             task.add_done_callback(lambda t: self._closed(location_id, t))
         try:
