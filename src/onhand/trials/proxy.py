@@ -36,18 +36,18 @@ class _Flow:
     """One direction of one connection: pieces in order, None for its end."""
 
     def __init__(self, pair: _Pair, *, is_answer: bool) -> None:
-        self._pair = pair
+        self.pair = pair
         self._is_answer = is_answer
         self._waiting: deque[tuple[float, bytes | None]] = deque()
         self._bytes = 0
-        self._is_paused = False
+        self.is_paused = False
         self._timer: asyncio.TimerHandle | None = None
         self.source: asyncio.Transport | None = None
         self.sink: asyncio.Transport | None = None
 
     def take(self, piece: bytes | None) -> None:
         """What the source sent; passed on, or kept."""
-        pair = self._pair
+        pair = self.pair
         if pair.is_lost:
             return
         if self._is_answer and piece is not None and pair.answers_left is not None:
@@ -67,9 +67,9 @@ class _Flow:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.sink is None or self._pair.proxy.mode is Mode.HELD or self._pair.is_lost:
+        if self.sink is None or self.pair.proxy.mode is Mode.HELD or self.pair.is_lost:
             return
-        now = self._pair.loop.time()
+        now = self.pair.loop.time()
         while self._waiting and self._waiting[0][0] <= now:
             _, piece = self._waiting.popleft()
             if piece is None:
@@ -79,17 +79,17 @@ class _Flow:
             if not self.sink.is_closing():
                 self.sink.write(piece)
         if self._waiting:
-            self._timer = self._pair.loop.call_at(self._waiting[0][0], self.pump)
+            self._timer = self.pair.loop.call_at(self._waiting[0][0], self.pump)
         self._throttle()
 
     def _throttle(self) -> None:
         if self.source is None or self.source.is_closing():
             return
-        if not self._is_paused and self._bytes > QUEUE_BYTES_MAX:
-            self._is_paused = True
+        if not self.is_paused and self._bytes > QUEUE_BYTES_MAX:
+            self.is_paused = True
             self.source.pause_reading()
-        elif self._is_paused and self._bytes <= QUEUE_BYTES_MAX:
-            self._is_paused = False
+        elif self.is_paused and self._bytes <= QUEUE_BYTES_MAX:
+            self.is_paused = False
             self.source.resume_reading()
 
     def stop(self) -> None:
@@ -109,6 +109,9 @@ class _End(asyncio.Protocol):
         stream = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         self._flow.source = stream
         self._back.sink = stream
+        if self._flow.pair.is_aborted:
+            stream.abort()
+            return
         self._back.pump()
 
     def data_received(self, data: bytes) -> None:
@@ -127,6 +130,7 @@ class _Pair:
         self.loop = asyncio.get_running_loop()
         self.is_lost = False
         """Nothing passes any more, and neither side is told."""
+        self.is_aborted = False
         self.answers_left: int | None = None
         self.requests = _Flow(self, is_answer=False)
         self.answers = _Flow(self, is_answer=True)
@@ -153,7 +157,7 @@ class _Pair:
 
     def abort(self) -> None:
         """Ends both connections; what was not passed on is lost."""
-        self.is_lost = True
+        self.is_lost = self.is_aborted = True
         if self._opening is not None and not self._opening.done():
             self._opening.cancel()
         for flow in (self.requests, self.answers):
