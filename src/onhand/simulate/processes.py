@@ -36,11 +36,15 @@ class _Failed(NamedTuple):
 
 
 def run_processes(
-    work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], progress: Callable[[int], None]
+    work: Callable[..., Any],
+    arguments: Sequence[tuple[Any, ...]],
+    progress: Callable[[int], None],
+    started: Callable[[Sequence[int]], None] = lambda pids: None,
 ) -> list[Any]:
     """Runs `work(report, *arguments)` in one process for each entry, and returns their results in any order.
 
-    `report(count)` inside a process becomes `progress(count)` here. Raises ProcessFailed; no process outlives the call.
+    `report(count)` inside a process becomes `progress(count)` here; `started` is given the process ids, in order.
+    Raises ProcessFailed; no process outlives the call.
     """
     messages: multiprocessing.Queue[_Done | _Progress | _Failed] = context.Queue()
     processes = [context.Process(target=_run, args=(work, messages, each), daemon=True) for each in arguments]
@@ -48,6 +52,7 @@ def run_processes(
     with _ended(processes):
         for process in processes:
             process.start()
+        started([process.pid for process in processes if process.pid is not None])
         while len(results) < len(processes):
             for message in _listen(messages, processes):
                 match message:
