@@ -67,7 +67,7 @@ class Town:
 
     def request_id(self) -> str:
         """New for each mutation."""
-        return f"{self.name}.{next(self._numbers)}"
+        return f"trial.{self.name}.{next(self._numbers)}"
 
     async def change(self, service: str, kind: str, request: Any) -> Result:
         """A mutation."""

@@ -51,12 +51,6 @@ class Shop:
         """Everything that is sold."""
         return (*self.hot, *self.cold)
 
-    def kept(self, channel: int, position: Position) -> int:
-        """Units that a channel is not offered at a position."""
-        if channel == types_pb2.CHANNEL_POS:
-            return 0
-        return self.safety.get(position, 0) + self.thresholds.get((channel, position[1]), 0)
-
 
 def money(cents: int) -> money_pb2.Money:
     """An amount."""
@@ -117,7 +111,7 @@ def _steps(shop: Shop) -> list[list[tuple[str, str, Any]]]:
     """The calls of the set-up; those of a step do not depend on each other."""
 
     def name(what: str) -> str:
-        return f"{shop.run_id}.setup.{what}"
+        return f"trial.{shop.run_id}.setup.{what}"
 
     places: list[tuple[str, str, Any]] = [
         (

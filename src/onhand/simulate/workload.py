@@ -56,16 +56,18 @@ def run_workload(
     healed: Event,
     healed_seconds_max: float = 120.0,
     progress: Callable[[int], None] = lambda more: None,
+    started: Callable[[Sequence[int]], None] = lambda pids: None,
 ) -> dict[str, int]:
     """Load for `seconds`; then waits for `healed`, repeats some of what is unknown, and reads everything once more.
 
-    <folder>/started is written when the load begins. Returns how many attempts ended how. Raises ProcessFailed.
+    `started` is given the process ids; <folder>/started is written when the load begins. Returns how many attempts ended how.
+    Raises ProcessFailed.
     """
     crews = [
         Crew(n, processes, shop, tuple(targets), seed, seconds, folder, healed_seconds_max) for n in range(processes)
     ]
     counts: dict[str, int] = {}
-    for result in run_processes(play, [(healed, crew) for crew in crews], progress):
+    for result in run_processes(play, [(healed, crew) for crew in crews], progress, started):
         for name, count in result.items():
             counts[name] = counts.get(name, 0) + count
     return {**counts, "attempts": sum(counts.values())}
