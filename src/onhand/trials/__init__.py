@@ -5,6 +5,7 @@ connections, the ledger's own invariants) is joined to them here.
 """
 
 from onhand.trials.faults import Level
+from onhand.trials.faulty import simulate_faults
 from onhand.trials.load import replay, servers, simulate
 
-__all__ = ["Level", "replay", "servers", "simulate"]
+__all__ = ["Level", "replay", "servers", "simulate", "simulate_faults"]

@@ -26,9 +26,8 @@ class Guard:
 
     def __init__(self, folder: Path) -> None:
         # A session of its own: the terminal's Ctrl-C must not end it before what it guards.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "onhand.trials.guard"], stdin=subprocess.PIPE, start_new_session=True
-        )
+        # By its file: as a module it would first import all that its package brings.
+        self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, start_new_session=True)
         self._tell(f"folder {folder}")
 
     def watch(self, pid: int | None) -> None:

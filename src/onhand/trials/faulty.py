@@ -1,0 +1,234 @@
+"""`onhand simulate --faults`: clients that buy, sell, count and move goods while everything under them is broken, and the audit.
+
+A run: a stack of its own; a load of some seconds with the faults of the plan; everything mended; a closing phase without faults;
+quiet; then every recorded call is held against the ledger, and the ledger and the gate against their own invariants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Protocol
+
+import asyncpg
+
+from onhand.simulate.processes import context
+from onhand.simulate.shop import open_shop
+from onhand.simulate.workload import run_workload
+from onhand.trials.audit import audit
+from onhand.trials.faults import Level, plan_faults
+from onhand.trials.inject import Injector
+from onhand.trials.world import World
+from onhand.verify import Report, verify
+
+COUNTERS = (
+    "oversold_units",
+    "lost_acknowledged",
+    "duplicate_effects",
+    "leaked_units",
+    "stale_reads",
+    "violations",
+)
+"""What must be 0, each."""
+HEALED_SECONDS_MAX = 120.0
+"""How long the clients wait, at the end of the load, until everything is mended."""
+QUIET_SECONDS_MAX = 150.0
+"""How long reservations may take to be over and claims to be swept: the longest deadline, a step of the clock, and a while."""
+QUIET_PAUSE_SECONDS = 1.0
+START_POLL_SECONDS = 0.02
+"""How often it is looked whether the clients have begun."""
+TICK_SECONDS = 0.25
+"""How often the bar of the load moves."""
+
+
+class Show(Protocol):
+    """Moves the bar of a step."""
+
+    def __call__(self, step: str, done: int, total: int | None, /) -> None: ...
+
+
+def _show_nothing(step: str, done: int, total: int | None, /) -> None:
+    pass
+
+
+def simulate_faults(
+    level: Level,
+    *,
+    seconds: float,
+    processes: int,
+    seed: int,
+    redis_server: Path | None = None,
+    show: Show = _show_nothing,
+) -> dict[str, Any]:
+    """One run with `processes` servers and as many client processes. `ok` says whether every promise was kept.
+
+    The folder of a run that broke one is kept, with everything in it; the report says where (`kept`). Raises GaveUp,
+    ProcessFailed, StackError, Unusable.
+    """
+    faults = plan_faults(level, seed=seed, seconds=seconds, servers=processes, clients=processes)
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="onhand-faults-"))
+    folder.chmod(0o755)  # as root, PostgreSQL runs as another user
+    is_kept = False
+    try:
+        with ExitStack() as ended:
+            show("start", 0, None)
+            world = ended.enter_context(World(folder, servers=processes, redis_server=redis_server))
+            injector = Injector(world, faults)
+            ended.callback(injector.stop)
+            shop = open_shop(target=world.targets[0], folder=folder, run_id=f"faults-{seed}", seed=seed)
+            show("start", 1, 1)
+            counts = _load(
+                world, injector, shop, seed=seed, seconds=seconds, processes=processes, folder=folder, show=show
+            )
+            show("quiet", 0, None)
+            looked = _until_quiet(world)
+            show("quiet", 1, 1)
+            show("audit", 0, None)
+            histories = sorted(folder.glob("history-*.jsonl"))
+            report = audit(
+                histories=histories,
+                postgres_dsn=world.postgres_dsn,
+                redis_url=world.redis_url,
+                faults=injector.records,
+            )
+            show("audit", 1, 1)
+        _judge(report, looked, injector, planned=len(faults), histories=histories)
+        is_kept = not report["ok"]
+    finally:
+        if not is_kept:
+            shutil.rmtree(folder, ignore_errors=True)
+    report = {
+        "seed": seed,
+        "seconds": seconds,
+        **report,
+        "level": level.value,
+        "processes": processes,
+        "redis_server": str(redis_server) if redis_server else "valkey",
+        "calls": counts,
+        "wall_seconds": round(time.monotonic() - began, 1),
+    }
+    if is_kept:
+        report["kept"] = str(folder)
+    return report
+
+
+def _load(
+    world: World,
+    injector: Injector,
+    shop: Any,
+    *,
+    seed: int,
+    seconds: float,
+    processes: int,
+    folder: Path,
+    show: Show,
+) -> dict[str, Any]:
+    """The clients' work, with the faults beside it; back when both are over and everything is mended."""
+    healed = context.Event()
+    is_over = Event()
+    failure: list[BaseException] = []
+
+    def mend() -> None:
+        """Lets the faults begin when the load does, and mends everything at its end."""
+        while not (folder / "started").exists():
+            if is_over.wait(START_POLL_SECONDS):
+                return
+        began = time.monotonic()
+        injector.start(began)
+        while (passed := time.monotonic() - began) < seconds and not is_over.wait(TICK_SECONDS):
+            show("load", int(passed), int(seconds))
+        show("load", int(seconds), int(seconds))
+        try:
+            injector.finish()
+            world.wait_until_ready()
+        except BaseException as error:
+            failure.append(error)
+        healed.set()
+
+    mending = Thread(target=mend, name="mending", daemon=True)
+    mending.start()
+    try:
+        counts = run_workload(
+            shop=shop,
+            targets=world.targets,
+            seed=seed,
+            seconds=seconds,
+            processes=processes,
+            folder=folder,
+            healed=healed,
+            healed_seconds_max=HEALED_SECONDS_MAX,
+            started=world.watch_clients,
+        )
+    finally:
+        is_over.set()
+        mending.join()
+    if failure:
+        raise failure[0]
+    return counts
+
+
+def _until_quiet(world: World) -> Report:
+    """Waits until no reservation is active and the gate holds what the ledger has; then, or after a while, the last look."""
+    until = time.monotonic() + QUIET_SECONDS_MAX
+    while True:
+        active = asyncio.run(_active(world.postgres_dsn))
+        is_late = time.monotonic() > until
+        if not active or is_late:
+            looked = asyncio.run(verify(world.postgres_dsn, world.redis_url))
+            if is_late or (looked.is_ok and looked.gate is not None and not looked.gate.claims_awaiting_sweep):
+                return looked
+        time.sleep(QUIET_PAUSE_SECONDS)
+
+
+async def _active(dsn: str) -> int:
+    connection = await asyncpg.connect(dsn)
+    try:
+        count: int = await connection.fetchval("SELECT count(*) FROM claims WHERE state = 'active'")
+        return count
+    finally:
+        await connection.close()
+
+
+def _judge(
+    report: dict[str, Any], looked: Report, injector: Injector, *, planned: int, histories: Sequence[Path]
+) -> None:
+    """Adds what `verify` says, what was injected, and whether all of it is well."""
+    evidence: list[Any] = report.setdefault("evidence", [])
+    failed = [check.to_json() for check in looked.checks if not check.is_ok]
+    for check in failed:
+        evidence.append({"verify": check})
+    for message in injector.died:
+        evidence.append({"server": message})
+    report["violations"] += len(failed) + len(injector.died)
+    done = [record for record in injector.records if "error" not in record]
+    last = max((record["end"] for record in injector.records), default=0.0)
+    report["faults"] = len(done)
+    report["faults_planned"] = planned
+    report["faults_by_kind"] = dict(sorted(Counter(record["kind"] for record in done).items()))
+    report["injected"] = injector.records
+    report["acknowledged_after_last_fault"] = _acknowledged_since(histories, last)
+    report["verify"] = {"checks": len(looked.checks), "failed": failed, "gate": looked.gate and looked.gate.to_json()}
+    report["ok"] = (
+        not any(report[counter] for counter in COUNTERS)
+        and len(done) == planned
+        and report["acknowledged_after_last_fault"] > 0
+    )
+
+
+def _acknowledged_since(histories: Sequence[Path], moment: float) -> int:
+    """How many calls began after this moment (monotonic) and were acknowledged."""
+    count = 0
+    for history in histories:
+        for line in history.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            count += entry.get("outcome") == "ok" and entry["begin"] > moment
+    return count
