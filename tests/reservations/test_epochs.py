@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -209,7 +210,7 @@ async def test_a_load_is_for_the_run_that_it_was_read_for(private_stand: Stand, 
     private_redis.start()
     await asyncio.gather(server.app.gate.run_id(), other.app.gate.run_id(), return_exceptions=True)
     assert await other.app.gate.run_id() != run_id
-    assert not await other.app.gate.load(NORTH, [_part(99, first=True, last=True, milk=99)], run_id)
+    assert not await other.app.gate.load(NORTH, _part(99, first=True, last=True, milk=99), run_id)
     epoch = await stand.epoch()
     load.go.set()
     await slow
@@ -219,7 +220,8 @@ async def test_a_load_is_for_the_run_that_it_was_read_for(private_stand: Stand, 
 
 
 def _part(epoch: int, *, first: bool = False, last: bool = False, **stock: int) -> LoadPart:
-    return LoadPart(epoch, 0, is_first=first, is_last=last, stock=[(s, n, 0) for s, n in stock.items()], claims=[])
+    encoded = json.dumps([value for sku, n in stock.items() for value in (sku, str(n))])
+    return LoadPart(epoch, 0, is_first=first, is_last=last, stock=encoded)
 
 
 async def test_parts_of_two_loads_never_mix(stand: Stand) -> None:
@@ -227,28 +229,28 @@ async def test_parts_of_two_loads_never_mix(stand: Stand) -> None:
     server = await stand.server()
     gate = server.app.gate
     run_id = await gate.run_id()
-    assert await gate.load(NORTH, [_part(5, first=True, milk=5)], run_id)
+    assert await gate.load(NORTH, _part(5, first=True, milk=5), run_id)
     assert await gate.dump(NORTH) is None  # closed until it is whole
-    assert await gate.load(NORTH, [_part(6, first=True, milk=6)], run_id)
-    assert not await gate.load(NORTH, [_part(5, bread=5)], run_id)
-    assert not await gate.load(NORTH, [_part(5, last=True)], run_id)
-    assert not await gate.load(NORTH, [_part(5, first=True, milk=5)], run_id)
-    assert await gate.load(NORTH, [_part(6, last=True, bread=6)], run_id)
+    assert await gate.load(NORTH, _part(6, first=True, milk=6), run_id)
+    assert not await gate.load(NORTH, _part(5, bread=5), run_id)
+    assert not await gate.load(NORTH, _part(5, last=True), run_id)
+    assert not await gate.load(NORTH, _part(5, first=True, milk=5), run_id)
+    assert await gate.load(NORTH, _part(6, last=True, bread=6), run_id)
     dump = await gate.dump(NORTH)
     assert dump is not None
     assert (dump.epoch, dump.atp) == (6, {MILK: 6, BREAD: 6})
-    assert not await gate.load(NORTH, [_part(6, last=True, bread=9)], run_id)
-    assert not await gate.load(NORTH, [_part(6, first=True, last=True, bread=9)], run_id)
-    assert not await gate.load(NORTH, [_part(7, first=True, last=True, bread=9)], "another run")
+    assert not await gate.load(NORTH, _part(6, last=True, bread=9), run_id)
+    assert not await gate.load(NORTH, _part(6, first=True, last=True, bread=9), run_id)
+    assert not await gate.load(NORTH, _part(7, first=True, last=True, bread=9), "another run")
 
 
 async def test_a_load_in_parts_survives_a_flush_between_two_of_them(stand: Stand) -> None:
     server = await stand.server()
     gate = server.app.gate
     run_id = await gate.run_id()
-    assert await gate.load(NORTH, [_part(5, first=True, milk=5)], run_id)
+    assert await gate.load(NORTH, _part(5, first=True, milk=5), run_id)
     await stand.redis.flushall()
-    assert not await gate.load(NORTH, [_part(5, last=True, bread=5)], run_id)
+    assert not await gate.load(NORTH, _part(5, last=True, bread=5), run_id)
     assert await gate.dump(NORTH) is None
 
 

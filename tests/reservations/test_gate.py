@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 from onhand.ids import new_id
 from onhand.reservations.gate import Drop, Gate, LoadPart, NoClaim, Refused, Take, Taken, Untrusted
 from reservations.stand import BREAD, MILK, NORTH, SOUTH, Stand
@@ -11,9 +14,14 @@ DUE = 4_102_444_800_000  # 2100
 
 async def _loaded(stand: Stand, **stock: int) -> Gate:
     gate = (await stand.server()).app.gate
-    part = LoadPart(7, 3, is_first=True, is_last=True, stock=[(s, n, 0) for s, n in stock.items()], claims=[])
-    assert await gate.load(NORTH, [part], await gate.run_id())
+    assert await gate.load(NORTH, _part(7, 3, stock, {}), await gate.run_id())
     return gate
+
+
+def _part(epoch: int, delta: int, stock: Mapping[str, int], floors: Mapping[str, int]) -> LoadPart:
+    """A whole location."""
+    encoded = [json.dumps([v for sku, n in values.items() for v in (sku, str(n))]) for values in (stock, floors)]
+    return LoadPart(epoch, delta, is_first=True, is_last=True, stock=encoded[0], floors=encoded[1])
 
 
 def _take(quantity: int, sku: str = MILK, location_id: str = NORTH, **fields: object) -> Take:
@@ -117,9 +125,9 @@ async def test_one_call_for_hundreds_of_locations_and_thousands_of_skus(stand: S
     run_id = await gate.run_id()
     skus = [f"s{n}" for n in range(500)]
     places = [f"p{n}" for n in range(200)]
-    part = LoadPart(1, 0, is_first=True, is_last=True, stock=[(s, 9, 2) for s in skus], claims=[])
+    part = _part(1, 0, dict.fromkeys(skus, 9), dict.fromkeys(skus, 2))
     for place in places[:20]:
-        assert await gate.load(place, [part], run_id)
+        assert await gate.load(place, part, run_id)
     rows = await gate.read([(place, skus) for place in places])
     assert rows[:20] == [(1, [(9, 2)] * 500)] * 20
     assert rows[20:] == [None] * 180
@@ -131,7 +139,7 @@ async def test_one_call_for_hundreds_of_locations_and_thousands_of_skus(stand: S
 
 async def test_floors_count_for_online_takes_alone(stand: Stand) -> None:
     gate = (await stand.server()).app.gate
-    part = LoadPart(7, 0, is_first=True, is_last=True, stock=[(MILK, 5, 3)], claims=[])
-    assert await gate.load(NORTH, [part], await gate.run_id())
+    part = _part(7, 0, {MILK: 5}, {MILK: 3})
+    assert await gate.load(NORTH, part, await gate.run_id())
     assert await gate.take([_take(3, is_online=True), _take(3)]) == [Refused(7, {MILK: 2}), Taken(7)]
     assert await gate.take([_take(1, is_online=True)]) == [Refused(7, {MILK: 0})]

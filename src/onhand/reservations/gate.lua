@@ -1,4 +1,4 @@
-#!lua name=onhand_1
+#!lua name=onhand_2
 
 -- The gate: one library, one function per atomic operation. Every function is given the run id of the server that its caller
 -- is connected to (with its replication id), and uses a location's data only if it was loaded into that run: a restart or a
@@ -6,7 +6,7 @@
 --
 -- Keys of a location, all with the location as hash tag:
 --   stock   hash: sku -> ATP before floors (may be negative); '#run', '#epoch', '#delta' are the header, '#loading' is the
---           epoch of a load that is under way. A sku never begins with '#'.
+--           epoch of a load that is under way, '#loaded' how far it has got. A sku never begins with '#'.
 --   floors  hash: sku -> units kept from online promise (absent: 0)
 --   claims  hash: claim id -> JSON [[sku, quantity], ...]
 --   due     sorted set: claim id by the milliseconds after which the sweeper looks at it (a hint, the ledger's row decides)
@@ -183,9 +183,21 @@ local function read(keys, argv)
   return results
 end
 
--- load: ARGV run id, JSON { epoch, delta, is_first, is_last, stock = [[sku, atp, floor], ...], claims = [[id, due, lines], ...] }
+-- Values in one HSET or ZADD; even, and far below what Lua can unpack.
+local VALUES_MAX = 2000
+
+local function set_all(command, key, text)
+  local values = cjson.decode(text)
+  for first = 1, #values, VALUES_MAX do
+    redis.call(command, key, unpack(values, first, math.min(first + VALUES_MAX - 1, #values)))
+  end
+end
+
+-- load: ARGV run id, JSON { epoch, delta, is_first, is_last }, and four JSON arrays of strings, as the commands take them:
+--   stock { sku, atp, ... }, floors { sku, floor, ... }, claims { id, lines, ... }, due { milliseconds, id, ... }
 -- Loads one location, in parts: the first closes it, each checks that no younger load has begun, the last publishes it.
--- Only over a lower epoch. Returns 1 if the part was taken, else 0.
+-- Only over a lower epoch. '#loaded' counts the parts, so that others see that the load is getting on.
+-- Returns 1 if the part was taken, else 0.
 local function load(keys, argv)
   local run, part, at = argv[1], cjson.decode(argv[2]), location(keys, 1)
   local epoch = exact(part.epoch)
@@ -195,28 +207,26 @@ local function load(keys, argv)
     local published = header[1] == run and number_of(header[2]) or 0
     local loading = header[4] == run and number_of(header[3]) or 0
     if part.epoch <= math.max(published, loading) then return 0 end
-    redis.call('DEL', at.stock, at.floors, at.claims, at.due)
+    redis.call('UNLINK', at.stock, at.floors, at.claims, at.due)
     redis.call('HSET', at.stock, '#loading', epoch, '#loading_run', run)
   else
     local header = redis.call('HMGET', at.stock, '#loading', '#loading_run')
     if header[1] ~= epoch or header[2] ~= run then return 0 end
   end
-  for _, row in ipairs(part.stock) do
-    redis.call('HSET', at.stock, row[1], exact(row[2]))
-    if row[3] ~= 0 then redis.call('HSET', at.floors, row[1], exact(row[3])) end
-  end
-  for _, claim in ipairs(part.claims) do
-    redis.call('HSET', at.claims, claim[1], encode_lines(claim[3]))
-    redis.call('ZADD', at.due, exact(claim[2]), claim[1])
-  end
+  redis.call('HINCRBY', at.stock, '#loaded', 1)
+  set_all('HSET', at.stock, argv[3])
+  set_all('HSET', at.floors, argv[4])
+  set_all('HSET', at.claims, argv[5])
+  set_all('ZADD', at.due, argv[6])
   if part.is_last then
     redis.call('HSET', at.stock, '#run', run, '#epoch', epoch, '#delta', exact(part.delta))
-    redis.call('HDEL', at.stock, '#loading', '#loading_run')
+    redis.call('HDEL', at.stock, '#loading', '#loading_run', '#loaded')
   end
   return 1
 end
 
--- dump: everything of one location at one moment. Returns { epoch or false, stock, floors, claims } as flat field-value arrays.
+-- dump: everything of one location at one moment.
+-- Returns { epoch or false, stock, floors, claims, due } as flat field-value arrays; due is { id, milliseconds, ... }.
 local function dump(keys, argv)
   local at = location(keys, 1)
   local epoch = usable_epoch(at, argv[1])
@@ -226,12 +236,13 @@ local function dump(keys, argv)
     redis.call('HGETALL', at.stock),
     redis.call('HGETALL', at.floors),
     redis.call('HGETALL', at.claims),
+    redis.call('ZRANGE', at.due, 0, -1, 'WITHSCORES'),
   }
 end
 
-redis.register_function('onhand_1_take', take)
-redis.register_function('onhand_1_drop', drop)
-redis.register_function('onhand_1_apply', apply)
-redis.register_function('onhand_1_load', load)
-redis.register_function { function_name = 'onhand_1_read', callback = read, flags = { 'no-writes' } }
-redis.register_function { function_name = 'onhand_1_dump', callback = dump, flags = { 'no-writes' } }
+redis.register_function('onhand_2_take', take)
+redis.register_function('onhand_2_drop', drop)
+redis.register_function('onhand_2_apply', apply)
+redis.register_function('onhand_2_load', load)
+redis.register_function { function_name = 'onhand_2_read', callback = read, flags = { 'no-writes' } }
+redis.register_function { function_name = 'onhand_2_dump', callback = dump, flags = { 'no-writes' } }

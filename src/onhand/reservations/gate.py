@@ -18,10 +18,10 @@ from onhand.crash import step
 from onhand.redis import LARGE_SECONDS_MAX, Command, GateConnections, Unreachable
 
 LIBRARY = files(__package__).joinpath("gate.lua").read_text()
+PREFIX = "onhand_2_"
+"""Of the functions' names. Another meaning of an argument is another number: servers of both versions may run at once."""
 DUE_PAGE = 100
 """Claims past their hint that are read from one location at once."""
-
-Lines = Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,12 @@ class Delta:
 
 @dataclass(frozen=True)
 class Header:
-    """What a location's data is: 0 where it cannot be used."""
+    """What a location's data is: 0 where it cannot be used. `loading`: the epoch of a load under way, in `loaded` parts so far."""
 
     epoch: int
     delta: int
+    loading: int = 0
+    loaded: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,18 +102,24 @@ class Dump:
     atp: dict[str, int]
     floors: dict[str, int]
     claims: dict[UUID, list[tuple[str, int]]]
+    due_ms: dict[UUID, int]
 
 
 @dataclass(frozen=True)
 class LoadPart:
-    """A part of a load. `stock` is (sku, ATP before floors, floor); `claims` is (id, due ms, lines)."""
+    """A part of a load, in JSON arrays of strings as the gate takes them: whoever reads them needs no eye for each value.
+
+    stock: sku, ATP before floors, ...; floors: sku, floor, ...; claims: id, lines as JSON, ...; due: milliseconds, id, ...
+    """
 
     epoch: int
     delta: int
-    is_first: bool
-    is_last: bool
-    stock: Sequence[tuple[str, int, int]]
-    claims: Sequence[tuple[UUID, int, Lines]]
+    is_first: bool = False
+    is_last: bool = False
+    stock: str = "[]"
+    floors: str = "[]"
+    claims: str = "[]"
+    due: str = "[]"
 
 
 def _keys(location_id: str) -> tuple[str, str, str, str]:
@@ -119,10 +127,12 @@ def _keys(location_id: str) -> tuple[str, str, str, str]:
     return tag + "stock", tag + "floors", tag + "claims", tag + "due"
 
 
-def _call(function: str, run_id: str, location_ids: Sequence[str], argument: Any, *, read: bool = False) -> Command:
+def _call(
+    function: str, run_id: str, location_ids: Sequence[str], argument: Any, *encoded: str, read: bool = False
+) -> Command:
     keys = [key for location_id in location_ids for key in _keys(location_id)]
     packed = json.dumps(argument, separators=(",", ":"))
-    return ["FCALL_RO" if read else "FCALL", f"onhand_1_{function}", len(keys), *keys, run_id, packed]
+    return ["FCALL_RO" if read else "FCALL", PREFIX + function, len(keys), *keys, run_id, packed, *encoded]
 
 
 def _checked(reply: Any) -> Any:
@@ -200,19 +210,16 @@ class Gate:
         return [None if row[0] is None else (row[0], list(zip(row[1::2], row[2::2], strict=True))) for row in rows]
 
     @step("gate.load", model=("begin", "part", "publish"))
-    async def load(self, location_id: str, parts: Sequence[LoadPart], run_id: str) -> bool:
-        """Loads a location into the run that `run_id` names. False if a younger load, or another run, was met."""
-        is_run = True
+    async def load(self, location_id: str, part: LoadPart, run_id: str) -> bool:
+        """Loads a part of a location into the run that `run_id` names. False if a younger load, or another run, was met."""
+        header = {"epoch": part.epoch, "delta": part.delta, "is_first": part.is_first, "is_last": part.is_last}
+        encoded = (part.stock, part.floors, part.claims, part.due)
 
         def build(actual: str) -> list[Command]:
-            nonlocal is_run
-            is_run = actual == run_id
-            if not is_run:
-                return [("PING",)]
-            return [_call("load", actual, [location_id], _part(p)) for p in parts]
+            return [_call("load", actual, [location_id], header, *encoded) if actual == run_id else ("PING",)]
 
-        replies = [_checked(r) for r in await self.connections.pipeline(build, seconds_max=LARGE_SECONDS_MAX)]
-        return is_run and all(r == 1 for r in replies)
+        (reply,) = await self.connections.pipeline(build)
+        return bool(_checked(reply) == 1)
 
     @step("gate.run_id")
     async def run_id(self) -> str:
@@ -237,15 +244,21 @@ class Gate:
             commands: list[Command] = []
             for location_id in location_ids:
                 stock, _, _, due = _keys(location_id)
-                commands.append(("HMGET", stock, "#run", "#epoch", "#delta"))
+                commands.append(("HMGET", stock, "#run", "#epoch", "#delta", "#loading_run", "#loading", "#loaded"))
                 commands.append(("ZRANGEBYSCORE", due, "-inf", now_ms, "LIMIT", 0, DUE_PAGE))
             return commands
 
         replies = [_checked(r) for r in await self.connections.pipeline(build)]
         result: list[tuple[Header, list[UUID]]] = []
-        for (run, epoch, delta), due in zip(replies[::2], replies[1::2], strict=True):
+        for (run, epoch, delta, loading_run, loading, loaded), due in zip(replies[::2], replies[1::2], strict=True):
             is_usable = run is not None and run.decode() == run_seen and epoch is not None
-            header = Header(int(epoch), int(delta or 0)) if is_usable else Header(0, 0)
+            is_loading = loading_run is not None and loading_run.decode() == run_seen
+            header = Header(
+                int(epoch) if is_usable else 0,
+                int(delta or 0) if is_usable else 0,
+                int(loading or 0) if is_loading else 0,
+                int(loaded or 0) if is_loading else 0,
+            )
             result.append((header, [UUID(c.decode()) for c in due] if is_usable else []))
         return result
 
@@ -272,6 +285,7 @@ class Gate:
             atp={sku: int(value) for sku, value in stock.items() if not sku.startswith("#")},
             floors={sku: int(value) for sku, value in floors.items()},
             claims={UUID(c): [(s, int(q)) for s, q in json.loads(lines)] for c, lines in claims.items()},
+            due_ms={UUID(c): int(float(ms)) for c, ms in _pairs(reply[4]).items()},
         )
 
 
@@ -281,14 +295,3 @@ def _take_result(value: dict[str, Any]) -> TakeResult:
     if "epoch" in value:
         return Taken(value["epoch"], {sku: int(n) for sku, n in value.get("overdrawn", ())})
     return NoClaim() if "no_claim" in value else Untrusted()
-
-
-def _part(part: LoadPart) -> dict[str, Any]:
-    return {
-        "epoch": part.epoch,
-        "delta": part.delta,
-        "is_first": part.is_first,
-        "is_last": part.is_last,
-        "stock": part.stock,
-        "claims": [[str(claim_id), due_ms, lines] for claim_id, due_ms, lines in part.claims],
-    }

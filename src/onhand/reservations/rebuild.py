@@ -2,22 +2,32 @@
 
 Order matters (model: "snapshot begins before the raise commits"): note the gate's run, raise the ledger's epoch, commit; only
 then begin the snapshot. Every claim journalled under the old epoch is in it, and none can follow.
+
+The location is closed from the raise to the published load. So rows come from a cursor as text that the gate takes as it is,
+the next part is read while the gate takes the last one, and no step holds the event loop, or the gate, for long. Whoever meets
+a load of another process that is getting on waits for it: a raise of their own would make it worthless.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable
+from contextlib import aclosing, asynccontextmanager
+from typing import TypeVar
 
 from onhand.crash import step
-from onhand.deadline import shared_context
+from onhand.deadline import patience, seconds_left, shared_context
 from onhand.domain.errors import GateUnavailable, LocationNotFound
 from onhand.postgres import Connection, Database
 from onhand.redis import Unreachable
-from onhand.reservations.gate import Gate, LoadPart
+from onhand.reservations.gate import Gate, Header, LoadPart
 
 log = logging.getLogger(__name__)
+
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 PART_ROWS_MAX = 2_000
 """Stock rows or claims in one part of a load."""
@@ -27,6 +37,12 @@ BACK_OFF_SECONDS = 0.02
 """The first pause between two attempts; doubled each time, so that rebuilders do not chase each other."""
 REBUILDS_AT_ONCE_MAX = 4
 """Locations that one process rebuilds at the same time."""
+WAIT_SECONDS_MAX = 5.0
+"""How long a call waits for a rebuild at most, if its deadline is not sooner."""
+LOOK_SECONDS = 0.02
+"""How often it is looked how far a load of another process has got."""
+STALL_SECONDS = 2.0
+"""How long another process may take over one part before it is taken for dead: a part takes a few milliseconds."""
 
 EPOCH = "SELECT epoch FROM location_epochs WHERE location_id = $1"
 # Above the gate's own epoch too, should the ledger have been set back.
@@ -34,15 +50,18 @@ RAISE = """
 UPDATE location_epochs e SET epoch = greatest(e.epoch, $2) + 1
   FROM locations l WHERE e.location_id = $1 AND l.location_id = e.location_id AND l.deleted_time IS NULL
 RETURNING e.epoch"""
+# As text that the gate takes: a sku needs no quoting in JSON, its form is checked by the table.
 STOCK = """
-SELECT s.sku, s.available - coalesce(r.reserved, 0) AS atp, s.safety_stock AS floor
+SELECT format('"%s","%s"', s.sku, s.available - coalesce(r.reserved, 0)) AS stock,
+       CASE WHEN s.safety_stock <> 0 THEN format('"%s","%s"', s.sku, s.safety_stock) END AS floor
   FROM stock_levels s
   LEFT JOIN (SELECT line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS reserved
                FROM claims c, jsonb_array_elements(c.lines) AS line
               WHERE c.location_id = $1 AND c.state = 'active' GROUP BY 1) r USING (sku)
  WHERE s.location_id = $1"""
 CLAIMS = """
-SELECT claim_id, (extract(epoch FROM deadline) * 1000)::int8 AS due_ms, lines
+SELECT format('"%s",%s', claim_id, to_json(lines::text)) AS claim,
+       format('"%s","%s"', (extract(epoch FROM deadline) * 1000)::int8, claim_id) AS due
   FROM claims WHERE location_id = $1 AND state = 'active'"""
 LAST_DELTA = "SELECT last_number FROM location_delta_heads WHERE location_id = $1"
 
@@ -59,9 +78,15 @@ class Rebuilder:
     async def rebuild(self, location_id: str, *, is_forced: bool = False) -> None:
         """Makes the gate's data of a location trusted, unless it is already; `is_forced` loads it anew all the same.
 
-        Raises LocationNotFound, GateUnavailable, LedgerUnavailable.
+        Waits until the deadline of its call, WAIT_SECONDS_MAX at most; the rebuild goes on. Raises LocationNotFound,
+        GateUnavailable, LedgerUnavailable.
         """
-        await asyncio.shield(self._start(location_id, is_forced))
+        task = self._start(location_id, is_forced)
+        try:
+            async with patience(max(0.0, seconds_left(WAIT_SECONDS_MAX))):
+                await asyncio.shield(task)
+        except TimeoutError as error:
+            raise GateUnavailable(f"location {location_id} is being rebuilt") from error
 
     def request(self, location_id: str) -> None:
         """Starts a rebuild without waiting for it."""
@@ -94,11 +119,12 @@ class Rebuilder:
             detail = ""
             for attempt in range(REBUILD_ATTEMPTS_MAX):
                 try:
-                    if not is_forced and await self.is_trusted(location_id):
+                    if not is_forced and await self._is_done_by_another(location_id):
                         return
                     if await self._try(location_id):
                         return
                     detail = "another rebuild was faster"
+                    is_forced = False  # what overtook this one read the ledger later still
                 except Unreachable as error:
                     detail = str(error)
                 await asyncio.sleep(BACK_OFF_SECONDS * 2**attempt)
@@ -106,8 +132,30 @@ class Rebuilder:
 
     async def is_trusted(self, location_id: str) -> bool:
         """Whether the gate's data of a location is of the ledger's epoch. Raises Unreachable, LedgerUnavailable."""
+        header, epoch = await self._standing(location_id)
+        return header.epoch != 0 and header.epoch == epoch
+
+    async def _standing(self, location_id: str) -> tuple[Header, int]:
+        """The gate's header, and the ledger's epoch (0: no such location), asked after it."""
         ((header, _),) = await self._gate.patrol([location_id], 0)
-        return header.epoch != 0 and header.epoch == await self._epoch(location_id)
+        return header, await self._epoch(location_id) or 0
+
+    async def _is_done_by_another(self, location_id: str) -> bool:
+        """Waits while another process' load gets on. Whether the gate's data is trusted then."""
+        seen: tuple[int, int] | None = None
+        since = time.monotonic()
+        while True:
+            header, epoch = await self._standing(location_id)
+            if header.epoch != 0 and header.epoch == epoch:
+                return True
+            if header.loading == 0 or header.loading < epoch:
+                return False  # there is none, or one that nobody would trust
+            if seen != (header.loading, header.loaded):
+                seen, since = (header.loading, header.loaded), time.monotonic()
+            elif time.monotonic() - since > STALL_SECONDS:
+                log.warning("a load of %s got stuck after %d part(s); taking its place", location_id, header.loaded)
+                return False
+            await asyncio.sleep(LOOK_SECONDS)
 
     @step("ledger.epoch")
     async def _epoch(self, location_id: str) -> int | None:
@@ -121,11 +169,23 @@ class Rebuilder:
         epoch = await self._raise(location_id, header.epoch)
         if epoch is None:
             raise LocationNotFound(location_id)
-        parts = await self._snapshot(location_id, epoch)
-        is_loaded = await self._gate.load(location_id, parts, run_id)
-        if is_loaded:
-            log.debug("gate rebuilt: location %s, epoch %d, %d part(s)", location_id, epoch, len(parts))
-        return is_loaded
+        began = time.monotonic()
+        count = 0
+        async with self._snapshot() as snapshot, aclosing(_parts(snapshot, location_id, epoch)) as parts:
+            part = await anext(parts, None)
+            while part is not None:
+                is_taken, part = await _both(self._gate.load(location_id, part, run_id), anext(parts, None))
+                if not is_taken:
+                    return False
+                count += 1
+        log.debug(
+            "gate rebuilt: location %s, epoch %d, %d part(s), closed for %.3f s",
+            location_id,
+            epoch,
+            count,
+            time.monotonic() - began,
+        )
+        return True
 
     @step("ledger.raise_for_rebuild", model=("raise",))
     async def _raise(self, location_id: str, above: int) -> int | None:
@@ -134,26 +194,34 @@ class Rebuilder:
         return epoch
 
     @step("ledger.snapshot", model=("snapshot",))
-    async def _snapshot(self, location_id: str, epoch: int) -> Sequence[LoadPart]:
+    @asynccontextmanager
+    async def _snapshot(self) -> AsyncIterator[Connection]:
         async with self._database.transaction(isolation="repeatable_read", readonly=True) as snapshot:
-            return await _parts(snapshot, location_id, epoch)
+            yield snapshot
 
 
-async def _parts(snapshot: Connection, location_id: str, epoch: int) -> Sequence[LoadPart]:
-    stock = [(r["sku"], r["atp"], r["floor"]) for r in await snapshot.fetch(STOCK, location_id)]
-    claims = [
-        (r["claim_id"], r["due_ms"], [(s, q) for s, q in r["lines"]]) for r in await snapshot.fetch(CLAIMS, location_id)
-    ]
+async def _parts(snapshot: Connection, location_id: str, epoch: int) -> AsyncGenerator[LoadPart, None]:
+    """First a part without rows, which closes the location and tells others of the load; last one that publishes it."""
     delta = await snapshot.fetchval(LAST_DELTA, location_id) or 0
-    count = max(1, -(-max(len(stock), len(claims)) // PART_ROWS_MAX))
-    return [
-        LoadPart(
-            epoch,
-            delta,
-            is_first=n == 0,
-            is_last=n == count - 1,
-            stock=stock[n * PART_ROWS_MAX : (n + 1) * PART_ROWS_MAX],
-            claims=claims[n * PART_ROWS_MAX : (n + 1) * PART_ROWS_MAX],
-        )
-        for n in range(count)
-    ]
+    yield LoadPart(epoch, delta, is_first=True)
+    cursor = await snapshot.cursor(STOCK, location_id)
+    while rows := await cursor.fetch(PART_ROWS_MAX):
+        floors = [r["floor"] for r in rows if r["floor"] is not None]
+        yield LoadPart(epoch, delta, stock=_array(r["stock"] for r in rows), floors=_array(floors))
+    cursor = await snapshot.cursor(CLAIMS, location_id)
+    while rows := await cursor.fetch(PART_ROWS_MAX):
+        yield LoadPart(epoch, delta, claims=_array(r["claim"] for r in rows), due=_array(r["due"] for r in rows))
+    yield LoadPart(epoch, delta, is_last=True)
+
+
+def _array(values: Iterable[str]) -> str:
+    return f"[{','.join(values)}]"
+
+
+async def _both(first: Awaitable[First], second: Awaitable[Second]) -> tuple[First, Second]:
+    """Does both at the same time, and both to their end: what one leaves half done would be met by whoever comes next."""
+    results = await asyncio.gather(first, second, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results  # type: ignore[return-value]

@@ -14,7 +14,7 @@ from onhand.ids import new_id
 from onhand.ledger.transaction import EMIT
 from onhand.postgres import Connection, Database
 from onhand.reservations.gate import Dump, Gate
-from onhand.reservations.rebuild import CLAIMS, LAST_DELTA, STOCK, Rebuilder
+from onhand.reservations.rebuild import LAST_DELTA, Rebuilder
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,14 @@ IN_FLIGHT_SECONDS = 5.0
 NEXT_LOCATIONS = """
 SELECT location_id FROM locations WHERE deleted_time IS NULL AND location_id > $1 ORDER BY location_id LIMIT $2"""
 EPOCH = "SELECT epoch FROM location_epochs WHERE location_id = $1"
+STOCK = """
+SELECT s.sku, s.available - coalesce(r.reserved, 0) AS atp, s.safety_stock AS floor
+  FROM stock_levels s
+  LEFT JOIN (SELECT line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS reserved
+               FROM claims c, jsonb_array_elements(c.lines) AS line
+              WHERE c.location_id = $1 AND c.state = 'active' GROUP BY 1) r USING (sku)
+ WHERE s.location_id = $1"""
+CLAIMS = "SELECT claim_id FROM claims WHERE location_id = $1 AND state = 'active'"
 
 
 @dataclass(frozen=True)

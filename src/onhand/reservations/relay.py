@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from onhand.crash import step
 from onhand.deadline import shared_context
-from onhand.domain.errors import GateUnavailable, Overloaded, Refusal
+from onhand.domain.errors import GateUnavailable, Refusal
 from onhand.ledger.claims import Settlement
 from onhand.ledger.transaction import RAISE_EPOCHS
 from onhand.postgres import Database
@@ -61,7 +61,11 @@ class Relay:
     async def _settle_one(self, s: Settlement) -> None:
         try:
             is_settled = await self._reached(s)
-        except (Unreachable, Overloaded) as error:
+            if not is_settled:
+                # Closed for a rebuild, or waiting for one: a raise would make that begin anew, again and again under load.
+                await self._rebuilder.rebuild(s.location_id)
+                is_settled = await self._reached(s)
+        except (Unreachable, Refusal) as error:
             log.warning("gate not reached for location %s: %s", s.location_id, error)
             is_settled = False
         if not is_settled:
