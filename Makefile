@@ -17,7 +17,7 @@ PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I"$$
 # A check says nothing unless it fails.
 QUIET  = sh -c 'mkdir -p build && "$$@" > build/lint.log 2>&1 || { cat build/lint.log; exit 1; }' --
 
-.PHONY: run test test-redis7 test-tcp lint lint-protos protos lock clean
+.PHONY: run test test-redis7 test-tcp soak lint lint-protos protos lock clean
 .DELETE_ON_ERROR:
 
 run: $(INSTALLED) $(GENERATED)
@@ -32,6 +32,13 @@ test-redis7: $(INSTALLED) $(GENERATED)
 
 test-tcp: $(INSTALLED) $(GENERATED)
 	@ONHAND_TEST_POSTGRES=tcp $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+
+# Brutal runs one after another until one breaks a promise: make soak SEEDS=1-10 SECONDS=120 MINUTES=60 ARGS='--redis-server redis-server'
+SEEDS   ?= 1-
+SECONDS ?= 120
+MINUTES ?= 0
+soak: $(INSTALLED) $(GENERATED)
+	@exec $(BIN)/python -m onhand.trials.soak --seeds $(SEEDS) --seconds $(SECONDS) --minutes $(MINUTES) $(ARGS)
 
 lint: $(INSTALLED) $(GENERATED)
 	@$(QUIET) $(BIN)/ruff check -q .

@@ -118,6 +118,7 @@ def simulate_faults(
     }
     if is_kept:
         report["kept"] = str(folder)
+        (folder / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
     return report
 
 
