@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from redis.asyncio import ConnectionPool
@@ -93,7 +94,8 @@ class _Bound:
 
     async def ask(self, commands: Sequence[Command], seconds_max: float = ANSWER_SECONDS_MAX) -> list[Any]:
         async with patience(seconds_max):
-            await self.connection.send_packed_command(self.connection.pack_commands(commands), check_health=False)
+            with _ended_is_lost():
+                await self.connection.send_packed_command(self.connection.pack_commands(commands), check_health=False)
             replies: list[Any] = []
             for _ in commands:
                 try:
@@ -101,6 +103,15 @@ class _Bound:
                 except ResponseError as error:
                     replies.append(error)
             return replies
+
+
+@contextmanager
+def _ended_is_lost() -> Iterator[None]:
+    """uvloop tells by a RuntimeError that a connection ended between two writes to it."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError(f"the connection ended: {error}"[:200]) from error
 
 
 def _info(reply: bytes) -> dict[str, str]:
@@ -216,7 +227,8 @@ class GateConnections:
         connection: AbstractConnection = self._factory.make_connection()  # type: ignore[no-untyped-call]
         try:
             async with patience(CONNECT_SECONDS_MAX):
-                await connection.connect()  # type: ignore[no-untyped-call]
+                with _ended_is_lost():
+                    await connection.connect()  # type: ignore[no-untyped-call]
                 bound = _Bound(connection)
                 await bound.identify()
                 if bound.run_id not in self._loaded_runs:
