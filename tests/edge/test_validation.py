@@ -9,6 +9,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 import pytest
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 import onhand.v1
 from onhand.domain.errors import InvalidRequest
-from onhand.edge.server import Calls, services
+from onhand.edge.server import Server
 from onhand.edge.validation import (
     ITEMS_MAX,
     TEXT_LENGTH_MAX,
@@ -437,10 +438,8 @@ async def test_the_longest_refusal_reaches_its_caller() -> None:
         def __getattr__(self, name: str) -> Any:
             return lambda request, caller: asyncio.sleep(0, inventory_pb2.ReserveResponse())
 
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers(tuple(services({"onhand.v1.InventoryService": [Inventory()]}, API, Calls())))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    server = Server({"onhand.v1.InventoryService": [Inventory()]})
+    port = await server.start("127.0.0.1:0")
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             reserve = channel.unary_unary(
@@ -451,7 +450,8 @@ async def test_the_longest_refusal_reaches_its_caller() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await reserve(worst_request())
     finally:
-        await server.stop(None)
+        with patch("onhand.edge.server.DRAIN_SECONDS_MIN", 0):
+            await server.stop()
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     details = dict(refused.value.trailing_metadata() or ())["grpc-status-details-bin"]
     status = status_pb2.Status.FromString(details if isinstance(details, bytes) else details.encode())

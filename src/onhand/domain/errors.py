@@ -147,14 +147,32 @@ class ServerStopping(Refusal):
 
 
 @dataclass(eq=False)
+class OutcomeUnknown(Refusal):
+    """A mutation was not over shortly before its deadline. It goes on to its end."""
+
+    reason = "OUTCOME_UNKNOWN"
+    kind = Kind.UNAVAILABLE
+    message = "this was not over before its deadline, and goes on; repeat with the same request_id to learn what became of it"
+
+
+@dataclass(eq=False)
+class NotInTime(Refusal):
+    """A read was not answered before its deadline."""
+
+    reason = "NOT_IN_TIME"
+    kind = Kind.UNAVAILABLE
+    message = "this could not be read before the deadline; repeat, with more time where that was short"
+
+
+@dataclass(eq=False)
 class Overloaded(Refusal):
-    """A bounded queue is full."""
+    """A bounded queue is full. `retry_seconds` (RetryInfo) grows with the overload."""
 
     queue: str
     limit: int
     reason = "OVERLOADED"
     kind = Kind.EXHAUSTED
-    message = "too many requests wait in {queue} (limit {limit}); repeat later with the same request_id"
+    message = "more than {queue} can take (limit {limit}); repeat later with the same request_id"
 
 
 # ------------------------------------------------------------------------------------------------ locations and stock

@@ -17,8 +17,8 @@ from onhand.domain.errors import InsufficientStock, InvalidRequest, Kind, Overlo
 Violation = TypeVar("Violation", bound=Message)
 
 DOMAIN = "onhand"
-RETRY_SECONDS = 1
-"""What RetryInfo asks a client to wait."""
+RETRY_SECONDS = 1.0
+"""What RetryInfo asks a client to wait, at least."""
 DETAILS_KEY = "grpc-status-details-bin"
 VIOLATIONS_MAX = 20
 """Violations that are listed; ErrorInfo and the message say more where there are more."""
@@ -55,7 +55,7 @@ CODES = {
 }
 
 
-def status_of(refusal: Refusal) -> status_pb2.Status:
+def status_of(refusal: Refusal, retry_seconds: float = RETRY_SECONDS) -> status_pb2.Status:
     """A refusal with its reason, its values, and what else helps its caller."""
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=refusal.reason, domain=DOMAIN, metadata=_metadata(refusal))
@@ -85,7 +85,9 @@ def status_of(refusal: Refusal) -> status_pb2.Status:
             )
         )
     if refusal.kind is Kind.UNAVAILABLE or isinstance(refusal, Overloaded):  # a full cart stays full
-        details.append(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=RETRY_SECONDS)))
+        delay = Duration()
+        delay.FromMilliseconds(round(retry_seconds * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     status = status_pb2.Status(code=CODES[refusal.kind].value[0], message=_clipped(str(refusal)))
     for detail in details:
         packed = Any()

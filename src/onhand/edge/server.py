@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -18,7 +18,17 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from onhand.caller import Caller
-from onhand.domain.errors import Refusal, RequestIdReused, ServerStopping, invalid
+from onhand.deadline import set_until
+from onhand.domain.errors import (
+    NotInTime,
+    OutcomeUnknown,
+    Overloaded,
+    Refusal,
+    RequestIdReused,
+    ServerStopping,
+    invalid,
+)
+from onhand.edge.admission import Admission, Budget
 from onhand.edge.errors import CODES, DETAILS_KEY, status_of
 from onhand.edge.validation import Validator
 
@@ -30,6 +40,14 @@ DRAIN_SECONDS_MIN = 0.5
 """How long a stopping server still answers new calls, by UNAVAILABLE: what gRPC finds unanswered it would cancel."""
 STREAM_SECONDS_MAX = 0.5
 """How long answers on their way, and streams, may then take."""
+CALL_SECONDS_MAX = 10.0
+"""How long any call may take, and one without a deadline."""
+ANSWER_SECONDS_MAX = 0.25
+"""How long before its deadline a call is answered at the latest, so that the answer reaches its caller in time."""
+ANSWER_SHARE = 0.1
+"""The same, as a share of the time that it has: what counts is whichever is less."""
+PENDING_MAX = 200
+"""Calls of one method that gRPC holds, unread, for a process too busy to look; beyond that it refuses them itself."""
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """The largest request or answer."""
 ACTOR_LENGTH_MAX = 128
@@ -37,7 +55,9 @@ ACTOR_LENGTH_MAX = 128
 ACTOR_KEY = "x-onhand-actor"
 """Metadata in which a caller says who acts; it is kept on every movement."""
 
-Handler = Callable[[Any, Caller], Awaitable[Message]]
+OVERLOADED_CODE = CODES[Overloaded.kind]
+
+Handler = Callable[[Any, Caller], Coroutine[Any, Any, Message]]
 
 
 def handler_name(method: str) -> str:
@@ -52,14 +72,14 @@ class Calls:
         self.is_stopping = False
         self._running: set[asyncio.Task[Any]] = set()
 
-    async def finish(self, call: Awaitable[Message]) -> Message:
-        """Brings a call that has begun to its end, even if its caller goes away: nothing is half done."""
-        task = asyncio.ensure_future(call)
+    def begin(self, call: Coroutine[Any, Any, Message]) -> asyncio.Task[Message]:
+        """Begins a call that comes to its end even if its caller goes away: nothing is half done."""
+        task = asyncio.create_task(call)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
+        return task
 
-    async def follow(self, call: Awaitable[Message]) -> Message:
+    async def follow(self, call: Coroutine[Any, Any, Message]) -> Message:
         """Lets a call end where its caller goes away: a read, which nobody waits for then."""
         task = asyncio.current_task()
         assert task is not None
@@ -81,8 +101,11 @@ class Calls:
 class Method:
     """One rpc around its handler: deadline, validation, errors."""
 
-    def __init__(self, descriptor: MethodDescriptor, handler: Handler, validator: Validator, calls: Calls) -> None:
+    def __init__(
+        self, descriptor: MethodDescriptor, handler: Handler, validator: Validator, calls: Calls, budget: Budget
+    ) -> None:
         self.name = descriptor.full_name
+        self._budget = budget
         self._request_type = message_factory.GetMessageClass(descriptor.input_type)
         self._calls = calls
         self._handler = handler
@@ -90,23 +113,17 @@ class Method:
         self._is_mutation = "request_id" in descriptor.input_type.fields_by_name
 
     async def answer(self, encoded: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
-        """Answers one call, or aborts it with a google.rpc.Status."""
+        """Answers one call before its deadline, or aborts it with a google.rpc.Status."""
+        budget = self._budget
+        if budget.is_spent:
+            await context.abort(OVERLOADED_CODE, budget.message, ((DETAILS_KEY, budget.refusal()),))
         try:
-            if self._calls.is_stopping:
-                raise ServerStopping
-            request = self._decoded(encoded)
-            self._validator.check(request)
-            remaining = context.time_remaining()
-            caller = Caller(actor=_actor(context), deadline=None if remaining is None else time.monotonic() + remaining)
-            if not self._is_mutation:
-                return await self._calls.follow(self._handler(request, caller))
-            return await self._calls.finish(self._handler(request, caller))
+            return await self._answered(encoded, context)
         except Refusal as refusal:
-            status = status_of(refusal)
+            status = status_of(refusal, budget.retry_seconds())
             if isinstance(refusal, RequestIdReused):
                 log.info("%s: %s", self.name, refusal)
-            context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
-            await context.abort(CODES[refusal.kind], status.message)
+            await context.abort(CODES[refusal.kind], status.message, ((DETAILS_KEY, status.SerializeToString()),))
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception:
@@ -115,6 +132,28 @@ class Method:
                 grpc.StatusCode.INTERNAL, "an error of onhand's own; it is logged. Repeat with the same request_id"
             )
         raise AssertionError("not reached: abort raises")
+
+    async def _answered(self, encoded: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+        if self._calls.is_stopping:
+            raise ServerStopping
+        given = context.time_remaining()
+        seconds = CALL_SECONDS_MAX if given is None else min(given, CALL_SECONDS_MAX)
+        seconds -= min(ANSWER_SECONDS_MAX, ANSWER_SHARE * seconds)
+        until = time.monotonic() + seconds
+        request = self._decoded(encoded)
+        self._validator.check(request)
+        set_until(until)
+        call = self._handler(request, Caller(actor=_actor(context), deadline=until))
+        try:
+            async with asyncio.timeout(seconds) as timer:
+                if self._is_mutation:
+                    task = self._calls.begin(self._budget.spend(call))
+                    return await asyncio.shield(task)
+                return await self._budget.spend(self._calls.follow(call))
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise (OutcomeUnknown if self._is_mutation else NotInTime)() from None
 
     def _decoded(self, encoded: bytes) -> Message:
         # Here rather than in gRPC, which would log each such call with its stack and show its caller the exception.
@@ -133,22 +172,22 @@ def _actor(context: grpc.aio.ServicerContext[Any, Any]) -> str:
 
 
 def services(
-    implementations: Mapping[str, Sequence[object]], validator: Validator, calls: Calls
-) -> list[grpc.GenericRpcHandler[Any, Any]]:
+    implementations: Mapping[str, Sequence[object]], validator: Validator, calls: Calls, admission: Admission
+) -> dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]]:
     """gRPC handlers for services by full name, each with the objects that hold its handlers, exactly one an rpc."""
     pool = descriptor_pool.Default()
-    handlers: list[grpc.GenericRpcHandler[Any, Any]] = []
+    handlers = {}
     for name, objects in implementations.items():
         service: ServiceDescriptor = pool.FindServiceByName(name)
         methods = {}
         for method in service.methods:
             response_type = message_factory.GetMessageClass(method.output_type)
             methods[method.name] = grpc.unary_unary_rpc_method_handler(
-                Method(method, _handler(objects, method), validator, calls).answer,
+                Method(method, _handler(objects, method), validator, calls, admission.budget(method)).answer,
                 request_deserializer=None,
                 response_serializer=response_type.SerializeToString,
             )
-        handlers.append(grpc.method_handlers_generic_handler(name, methods))
+        handlers[name] = methods
     return handlers
 
 
@@ -175,18 +214,22 @@ class Server:
 
     def __init__(self, implementations: Mapping[str, Sequence[object]]) -> None:
         self._calls = Calls()
+        self.admission = Admission()
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.server.max_pending_requests", PENDING_MAX),
+                ("grpc.server.max_pending_requests_hard_limit", PENDING_MAX),
             ]
         )
         self._health = HealthServicer()
         self._names = (*implementations, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        self._server.add_generic_rpc_handlers(
-            tuple(services(implementations, Validator(request_types(implementations)), self._calls))
-        )
+        validator = Validator(request_types(implementations))
+        # Registered methods wait in queues of their own inside gRPC: a flood of one does not stand before the others.
+        for name, methods in services(implementations, validator, self._calls, self.admission).items():
+            self._server.add_registered_method_handlers(name, methods)  # type: ignore[attr-defined]  # new, its stub older
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(self._names, self._server)
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from onhand.crash import step
+from onhand.deadline import patience
 from onhand.domain.errors import LedgerUnavailable, LocationNotFound
 from onhand.domain.stock import atp
 from onhand.postgres import Database
@@ -27,6 +28,8 @@ READS_MAX = 200
 """Reads in one round."""
 ROUNDS_MAX = 2
 """Rounds of reads that a process has under way at once."""
+LEDGER_SECONDS_MAX = 0.75
+"""How long a round waits for the ledger's epochs before what the gate said is given, marked stale."""
 
 EPOCHS = """
 SELECT e.location_id, e.epoch, p.version
@@ -68,6 +71,7 @@ class Availability:
         self._gate = gate
         self._rebuilder = rebuilder
         self._policy = policy
+        self._late: set[asyncio.Task[dict[str, int]]] = set()
         self._reads: Combiner[Read, Seen] = Combiner(
             "reads", self._round, round_items_max=READS_MAX, rounds_at_once_max=ROUNDS_MAX
         )
@@ -94,7 +98,7 @@ class Availability:
         wanted = [(location_id, read.skus) for read in reads for location_id in read.location_ids]
         locations = {location_id for location_id, _ in wanted}
         from_gate, from_ledger = await asyncio.gather(
-            self._gate.read(wanted), self._epochs(locations), return_exceptions=True
+            self._gate.read(wanted), self._soon(self._epochs(locations)), return_exceptions=True
         )
         if isinstance(from_ledger, BaseException):
             return self._stale(reads, from_gate, from_ledger)
@@ -113,6 +117,22 @@ class Availability:
         missing = [wanted[n] for n, row in enumerate(rows) if row is None and wanted[n][0] in epochs]
         fallback = await self._levels(missing) if missing else {}
         return _by_read(reads, wanted, rows, fallback, epochs)
+
+    async def _soon(self, epochs: Coroutine[Any, Any, dict[str, int]]) -> dict[str, int]:
+        """What the ledger says, if it says it soon. Its answer is not waited for then, but its connection is left in peace."""
+        task = asyncio.create_task(epochs)
+        self._late.add(task)
+        task.add_done_callback(self._ended)
+        try:
+            async with patience(LEDGER_SECONDS_MAX):
+                return await asyncio.shield(task)
+        except TimeoutError as error:
+            raise LedgerUnavailable(f"nothing for {LEDGER_SECONDS_MAX} s") from error
+
+    def _ended(self, task: asyncio.Task[dict[str, int]]) -> None:
+        self._late.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits still, has it
 
     @staticmethod
     def _stale(
