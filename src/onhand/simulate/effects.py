@@ -25,11 +25,42 @@ _DISPOSITIONS = {
 }
 
 
+OPENED, FOUND, COVERED = "SHORTFALL_OPENED", "SHORTFALL_FOUND", "SHORTFALL_COVERED"
+"""Reasons of movements that follow others: an order's units were found gone, found all the same, or taken from what came in."""
+_FOLLOWING = {
+    OPENED: (("allocated", "adjustment"), ("Sell", "CountStock")),
+    FOUND: (
+        ("adjustment", "allocated"),
+        ("PickFulfillmentOrder", "MarkReadyForPickup", "HandOverFulfillmentOrder", "ShipFulfillmentOrder"),
+    ),
+    COVERED: (("available", "allocated"), ()),
+}
+
+
+def following(kind: str, rows: Sequence[MovementRow]) -> str:
+    """What is wrong with the movements about shortfalls: empty where nothing is. Whose they are, `verify` knows."""
+    came_in = moved(rows)
+    for m in rows:
+        if m.reason not in _FOLLOWING:
+            continue
+        way, kinds = _FOLLOWING[m.reason]
+        if (m.from_bucket, m.to_bucket) != way or (kinds and kind not in kinds):
+            return f"{m.reason} by {kind} went from {m.from_bucket} to {m.to_bucket}"
+        place = m.location_id, m.sku
+        gained = sum(n for (*at, _, to), n in came_in.items() if tuple(at) == place and to == "available")
+        if m.reason == COVERED and gained < m.quantity:
+            return f"{m.quantity} covered a shortfall, {gained} came in"
+        if m.reason == OPENED and kind == "Sell" and gained < m.quantity:
+            return f"a sale broke {m.quantity} promises of orders, and found {gained} units"
+    return ""
+
+
 def moved(rows: Sequence[MovementRow]) -> Effect:
-    """What movements did."""
+    """What movements did by themselves: those that follow others are left out."""
     effect: Effect = Counter()
     for m in rows:
-        effect[m.location_id, m.sku, m.from_bucket, m.to_bucket] += m.quantity
+        if m.reason not in _FOLLOWING:
+            effect[m.location_id, m.sku, m.from_bucket, m.to_bucket] += m.quantity
     return effect
 
 
@@ -62,15 +93,20 @@ def _moved_stock(request: Any, answer: Any, rows: Sequence[MovementRow]) -> Effe
 
 
 def _counted(request: Any, answer: Any, rows: Sequence[MovementRow]) -> Effect:
+    # Where missing units are taken from is the server's choice; a count always ends with what was counted.
     effect: Effect = Counter()
     for result in answer.results:
-        level = result.level
+        level, variance = result.level, result.variance_quantity
+        mine = [m for m in rows if (m.location_id, m.sku) == (level.location_id, level.sku)]
+        if variance > 0:
+            effect[level.location_id, level.sku, "adjustment", "available"] += variance
+        for m in mine:
+            if variance < 0 and m.to_bucket == "adjustment" and m.reason == "COUNT":
+                effect[level.location_id, level.sku, m.from_bucket, "adjustment"] += m.quantity
+        taken = sum(m.quantity for m in mine if m.to_bucket == "adjustment")
         on_hand = level.available + level.allocated + level.damaged + level.quarantine
-        change = on_hand - result.expected_quantity
-        if change > 0:
-            effect[level.location_id, level.sku, "adjustment", "available"] += change
-        elif change < 0:
-            effect[level.location_id, level.sku, "available", "adjustment"] -= change
+        if on_hand != result.expected_quantity + variance or taken != max(0, -variance):
+            effect[level.location_id, level.sku, "counted", "otherwise"] += 1
     return effect
 
 
@@ -100,10 +136,26 @@ def _cancelled(request: Any, answer: Any, rows: Sequence[MovementRow]) -> Effect
         wanted[skus[line.line_number]] += line.quantity
     got: Counter[str] = Counter()
     for m in rows:
-        if (m.from_bucket, m.to_bucket) != ("allocated", "available"):
-            return Counter({("", m.sku, m.from_bucket, m.to_bucket): -1})
-        got[m.sku] += m.quantity
-    return None if got == wanted else Counter({("", sku, "allocated", "available"): n for sku, n in wanted.items()})
+        if m.reason not in _FOLLOWING:
+            got[m.sku] += m.quantity
+            if (m.from_bucket, m.to_bucket) != ("allocated", "available"):
+                return Counter({("", m.sku, m.from_bucket, m.to_bucket): -1})
+    # Units that were found gone cannot be freed: `absent` says how many, and is summed up at the end.
+    if all(got[sku] <= wanted[sku] for sku in got | wanted):
+        return None
+    return Counter({("", sku, "allocated", "available"): n for sku, n in wanted.items()})
+
+
+def absent(request: Any, answer: Any, rows: Sequence[MovementRow]) -> Counter[str]:
+    """By sku: units of a cancellation that were not there to be freed."""
+    skus = {line.line_number: line.sku for line in answer.order.lines}
+    missing: Counter[str] = Counter()
+    for line in request.lines:
+        missing[skus[line.line_number]] += line.quantity
+    for m in rows:
+        if m.reason not in _FOLLOWING:
+            missing[m.sku] -= m.quantity
+    return +missing
 
 
 def _left(request: Any, answer: Any, rows: Sequence[MovementRow]) -> Effect:

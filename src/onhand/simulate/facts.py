@@ -72,7 +72,7 @@ class OrderRow(NamedTuple):
 
 
 class LevelRow(NamedTuple):
-    """A stock level."""
+    """A stock level. `short`: units promised to orders that were found gone."""
 
     location_id: str
     sku: str
@@ -80,6 +80,7 @@ class LevelRow(NamedTuple):
     allocated: int
     damaged: int
     quarantine: int
+    short: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,12 @@ the gate (`Hold`). Never more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 NODES_MAX = 200_000
 """States that are entered for one position before the search gives up on it."""
-STATES_MAX = 4_000
-"""States that are kept at one moment."""
 
 
 @dataclass(frozen=True)
@@ -89,101 +87,135 @@ State = tuple[frozenset[int], frozenset[int]]
 """Moves under way that have taken effect, and reads under way that have counted."""
 
 
+class _Event(NamedTuple):
+    """A begin or an end. What is under way then, and the sum of what has ended, follow from the times alone."""
+
+    is_end: bool
+    is_read: bool
+    number: int
+    moves: frozenset[int]
+    reads: frozenset[int]
+    base: int
+
+
+class _GaveUp(Exception):
+    pass
+
+
 class _Search:
     def __init__(self, moves: Sequence[Move], reads: Sequence[Read], holds: Sequence[Hold]) -> None:
         self.moves, self.reads = moves, reads
-        self.free_holds = [_overlapping(read, [h for h in holds if h.of is None]) for read in reads]
-        self.held = [_sums([h.units for h in mine]) for mine in self.free_holds]
+        free = [h for h in holds if h.of is None]
+        self.held = [_sums([h.units for h in _overlapping(read, free)]) for read in reads]
         own = [h for h in holds if h.of is not None]
         self.own = [_overlapping(read, own) for read in reads]
         self.own_units: dict[int, int] = {h.of: h.units for h in own if h.of is not None}
-        self.base = 0
-        self.open_moves: set[int] = set()
-        self.open_reads: set[int] = set()
+        self.events = self._events()
         self.nodes = 0
 
-    def value(self, done: frozenset[int]) -> int:
-        return self.base + sum(self.moves[n].delta for n in done)
+    def _events(self) -> list[_Event]:
+        times = [(m.begin, 0, 0, n) for n, m in enumerate(self.moves)]
+        times += [(m.end, 1, 0, n) for n, m in enumerate(self.moves)]
+        times += [(r.begin, 0, 1, n) for n, r in enumerate(self.reads)]
+        times += [(r.end, 1, 1, n) for n, r in enumerate(self.reads)]
+        moves: frozenset[int] = frozenset()
+        reads: frozenset[int] = frozenset()
+        base, events = 0, []
+        for when, is_end, is_read, n in sorted(times):
+            if when == float("inf"):
+                break
+            if not is_end:
+                moves, reads = (moves, reads | {n}) if is_read else (moves | {n}, reads)
+            events.append(_Event(bool(is_end), bool(is_read), n, moves, reads, base))
+            if is_end:
+                moves, reads = (moves, reads - {n}) if is_read else (moves - {n}, reads)
+                base += 0 if is_read else self.moves[n].delta
+        return events
 
-    def counted(self, done: frozenset[int], value: int, seen: frozenset[int]) -> frozenset[int]:
+    def value(self, event: _Event, done: frozenset[int]) -> int:
+        return event.base + sum(self.moves[n].delta for n in done)
+
+    def counted(self, event: _Event, done: frozenset[int], value: int, seen: frozenset[int]) -> frozenset[int]:
         """The reads that have counted once this value was there."""
-        more = [n for n in self.open_reads - seen if self.fits(n, value, done)]
+        more = [n for n in event.reads - seen if self.fits(event, n, value, done)]
         return seen.union(more) if more else seen
 
-    def fits(self, number: int, value: int, done: frozenset[int]) -> bool:
+    def fits(self, event: _Event, number: int, value: int, done: frozenset[int]) -> bool:
         held = self.held[number]
         for hold in self.own[number]:
-            if hold.of in self.open_moves and hold.of not in done:
+            if hold.of in event.moves and hold.of not in done:
                 held |= held << hold.units
         return _fits(self.reads[number], value, held)
 
-    def choices(self, done: frozenset[int], value: int) -> list[int]:
-        """The moves that may take effect next. Of those that are alike only the one that ends first."""
+    def choices(self, event: _Event, done: frozenset[int], value: int) -> list[int]:
+        """The moves that may take effect next, those that end first before others; of those that are alike only the first."""
         first: dict[tuple[int, int | None, int], int] = {}
-        for n in self.open_moves - done:
+        for n in event.moves - done:
             move = self.moves[n]
             if move.need is not None and value < move.need:
                 continue
             alike = move.delta, move.need, self.own_units.get(n, 0)
             if alike not in first or self.moves[first[alike]].end > move.end:
                 first[alike] = n
-        return list(first.values())
+        return sorted(first.values(), key=lambda n: self.moves[n].end)
 
-    def until(self, states: set[State], is_over: Any) -> set[State] | None:
-        """All states reached by letting moves take effect until `is_over(state)`; None where there are too many."""
-        reached: set[State] = set()
-        visited: set[State] = set()
-        stack = list(states)
-        while stack:
-            state = stack.pop()
-            if state in visited:
-                continue
-            visited.add(state)
-            self.nodes += 1
-            if self.nodes > NODES_MAX:
-                return None
-            if is_over(state):
-                reached.add(state)
-                continue
-            done, seen = state
-            value = self.value(done)
-            for n in self.choices(done, value):
-                after = done | {n}
-                stack.append((after, self.counted(after, value + self.moves[n].delta, seen)))
-        return reached if len(reached) <= STATES_MAX else None
+    def after(self, event: _Event, state: State) -> Iterator[State]:
+        """The states that can follow an event, those with the fewest moves first."""
+        done, seen = state
+        if not event.is_end:
+            yield (done, self.counted(event, done, self.value(event, done), seen)) if event.is_read else state
+            return
+        n, layer, visited = event.number, [state], {state}
+        while layer:
+            below: list[State] = []
+            for done, seen in layer:
+                self.nodes += 1
+                if self.nodes > NODES_MAX:
+                    raise _GaveUp
+                if n in (seen if event.is_read else done):
+                    yield (done, seen - {n}) if event.is_read else (done - {n}, seen)
+                    continue
+                value = self.value(event, done)
+                for move in self.choices(event, done, value):
+                    next_done = done | {move}
+                    found = next_done, self.counted(event, next_done, value + self.moves[move].delta, seen)
+                    if found not in visited:
+                        visited.add(found)
+                        below.append(found)
+            layer = below
 
     def run(self) -> Verdict:
-        events = sorted(
-            [(m.begin, 0, 0, n) for n, m in enumerate(self.moves)]
-            + [(m.end, 1, 0, n) for n, m in enumerate(self.moves)]
-            + [(r.begin, 0, 1, n) for n, r in enumerate(self.reads)]
-            + [(r.end, 1, 1, n) for n, r in enumerate(self.reads)]
-        )
-        states: set[State] = {(frozenset(), frozenset())}
-        for when, is_end, is_read, n in events:
-            if when == float("inf"):
-                break
-            if not is_end:
-                (self.open_reads if is_read else self.open_moves).add(n)
-                if is_read:
-                    states = {(done, self.counted(done, self.value(done), seen)) for done, seen in states}
-                continue
-            before = states
-            place = 1 if is_read else 0
-            found = self.until(states, lambda state, n=n, place=place: n in state[place])
-            if found is None:
-                return Verdict(None, self.nodes, self.reads[n] if is_read else self.moves[n])
-            if not found:
-                values = sorted({self.value(done) for done, _ in before})
-                return Verdict(False, self.nodes, self.reads[n] if is_read else self.moves[n], tuple(values[:20]))
-            if is_read:
-                self.open_reads.discard(n)
-                states = {(done, seen - {n}) for done, seen in found}
-            else:
-                self.open_moves.discard(n)
-                self.base += self.moves[n].delta
-                states = {(done - {n}, seen) for done, seen in found}
-        return Verdict(True, self.nodes)
+        """Depth first: where an order exists, it is mostly the first that is tried."""
+        entered: set[tuple[int, State]] = set()
+        deepest, values = 0, set[int]()
+        path: list[Iterator[State]] = [iter([(frozenset[int](), frozenset[int]())])]
+        try:
+            while path:
+                state = next(path[-1], None)
+                if state is None:
+                    path.pop()
+                    continue
+                depth = len(path) - 1
+                if depth == len(self.events):
+                    return Verdict(True, self.nodes)
+                if (depth, state) in entered:
+                    continue
+                entered.add((depth, state))
+                event = self.events[depth]
+                if depth > deepest:
+                    deepest, values = depth, set()
+                if depth == deepest:
+                    values.add(self.value(event, state[0]))
+                path.append(self.after(event, state))
+        except _GaveUp:
+            return Verdict(None, self.nodes, self._call(deepest))
+        return Verdict(False, self.nodes, self._call(deepest), tuple(sorted(values)[:20]))
+
+    def _call(self, depth: int) -> Move | Read | None:
+        if depth >= len(self.events):
+            return None
+        event = self.events[depth]
+        return self.reads[event.number] if event.is_read else self.moves[event.number]
 
 
 def _overlapping(read: Read, holds: Sequence[Hold]) -> list[Hold]:

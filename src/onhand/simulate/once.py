@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onhand.simulate.effects import expected, moved
+from onhand.simulate.effects import COVERED, FOUND, OPENED, absent, expected, following, moved
 from onhand.simulate.facts import (
     CLOCK_SLACK_SECONDS,
     DUPLICATE,
@@ -24,8 +24,6 @@ from onhand.simulate.facts import (
     as_told,
 )
 from onhand.simulate.history import OK, REFUSED, UNKNOWN, Record, by_request, message_type
-
-BEFORE = "_before"
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,7 @@ def check_once(found: Index, ledger: Ledger, findings: Findings) -> None:
         _check_answers(call, findings)
     _check_requests(found, ledger, findings)
     _check_movements(found, ledger, findings)
+    _check_shortfalls(found, ledger, findings)
     _check_claims(found, ledger, findings)
     _check_documents(found, ledger, findings)
 
@@ -139,6 +138,8 @@ def _check_movements(found: Index, ledger: Ledger, findings: Findings) -> None:
             continue
         want, have = expected(call.kind, call.request, call.answer, call.movements), moved(call.movements)
         findings.checked("effects")
+        if wrong := following(call.kind, call.movements):
+            findings.add(OTHER, wrong, call.attempts[0].told(), *map(as_told, call.movements))
         if want is None or want == have:
             continue
         missing, more = want - have, have - want
@@ -151,6 +152,23 @@ def _check_movements(found: Index, ledger: Ledger, findings: Findings) -> None:
         findings.checked("movements")
         if m.transaction not in found.by_transaction:
             findings.add(DUPLICATE, "a movement that no call of the history made", as_told(m))
+
+
+def _check_shortfalls(found: Index, ledger: Ledger, findings: Findings) -> None:
+    """By sku: promises of orders that were found gone, less those that ended, are those that are short now."""
+    short: Counter[str] = Counter()
+    for m in ledger.movements:
+        short[m.sku] += m.quantity * ((m.reason == OPENED) - (m.reason in (FOUND, COVERED)))
+        findings.checked("shortfall_movements", m.reason in (OPENED, FOUND, COVERED))
+    for call in found.calls.values():
+        if call.row is not None and call.kind == "CancelOrderLines":
+            short.subtract(absent(call.request, call.answer, call.movements))
+    for level in ledger.levels:
+        short[level.sku] -= level.short
+    for sku, units in sorted(short.items()):
+        if units:
+            counter = LOST if units > 0 else DUPLICATE
+            findings.add(counter, f"{units} units of {sku} stopped being short, or became so, without a reason")
 
 
 def _names(effect: Counter[tuple[str, str, str, str]]) -> str:

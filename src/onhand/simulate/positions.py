@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from onhand.simulate.effects import COVERED
 from onhand.simulate.facts import CLOCK_SLACK_SECONDS, Calm, ClaimRow, Ledger, Position
 from onhand.simulate.history import OK, REFUSED, UNKNOWN, Record
 from onhand.simulate.linear import Hold, Move, Read
@@ -174,7 +175,9 @@ class _Builder:
         out: dict[Position, int] = defaultdict(int)
         into: dict[Position, int] = defaultdict(int)
         for m in call.movements:
-            if m.from_bucket == "available":
+            if m.reason == COVERED:
+                into[m.location_id, m.sku] -= m.quantity  # the gate is told of what is left
+            elif m.from_bucket == "available":
                 out[m.location_id, m.sku] += m.quantity
             if m.to_bucket == "available":
                 into[m.location_id, m.sku] += m.quantity
@@ -182,6 +185,8 @@ class _Builder:
             need = units if call.kind in _DECISIONS else None
             self._move(position, Move(call.begin, taken, -units, need, call))
         for position, units in into.items():
+            if not units:
+                continue
             end = self._given(position[0], call.row.transaction, call.row.commit, call.acknowledged)
             begin = max(call.begin, call.row.commit - CLOCK_SLACK_SECONDS)
             self._move(position, Move(begin, max(begin, end), units, None, call))

@@ -21,7 +21,7 @@ def check_refusals(records: Sequence[Record], found: Index, ledger: Ledger, find
         # Its value is judged with the reads; here: that it was too little.
         "INSUFFICIENT_STOCK": _is_short,
         "RESERVATION_NOT_ACTIVE": lambda record: _was_closed(record, found),
-        "RESERVATION_SHORT": lambda record: _any_low(record, levels, _reserved(record, found)),
+        "RESERVATION_SHORT": lambda record: _any_low(record, levels, _needed(record, found, ledger)),
         "BUCKET_SHORT": lambda record: _any_low(record, levels, _bucket_taken(record)),
         # An order's work goes one way: somebody else did it, cancelled it, or an earlier attempt of another call did.
         "ILLEGAL_TRANSITION": lambda record: _others_began(record, about),
@@ -83,12 +83,21 @@ def _any_low(record: Record, levels: _Levels, wanted: Mapping[tuple[str, str, st
     return any(levels.least(key, record.begin, record.end) < units for key, units in wanted.items())
 
 
-def _reserved(record: Record, found: Index) -> dict[tuple[str, str, str], int]:
-    return {
-        (claim.location_id, sku, "available"): quantity
-        for claim in found.claims_of.get(record.request.reservation_id, ())
-        for sku, quantity in claim.lines
-    }
+def _needed(record: Record, found: Index, ledger: Ledger) -> dict[tuple[str, str, str], int]:
+    """What had to be available: its own units, and those of older reservations of the same, which come first."""
+    needed: dict[tuple[str, str, str], int] = {}
+    for claim in found.claims_of.get(record.request.reservation_id, ()):
+        for sku, quantity in claim.lines:
+            older = sum(
+                dict(other.lines).get(sku, 0)
+                for other in ledger.claims
+                if other.location_id == claim.location_id
+                and other.reservation_id not in ("", claim.reservation_id)
+                and other.created <= claim.created
+                and (other.state == "active" or other.commit + CLOCK_SLACK_SECONDS >= record.begin)
+            )
+            needed[claim.location_id, sku, "available"] = quantity + older
+    return needed
 
 
 def _bucket_taken(record: Record) -> dict[tuple[str, str, str], int]:

@@ -35,7 +35,8 @@ ORDER_LINES = """
 SELECT order_id::text, line_number, sku, quantity, fulfilled_quantity, cancelled_quantity, returned_quantity
   FROM order_lines ORDER BY order_id, line_number"""
 LEVELS = """
-SELECT location_id, sku, available, allocated, damaged, quarantine FROM stock_levels ORDER BY location_id, sku"""
+SELECT location_id, sku, available, allocated, damaged, quarantine, coalesce((to_jsonb(l) ->> 'short')::int8, 0) AS short
+  FROM stock_levels l ORDER BY location_id, sku"""
 RETURNS = "SELECT return_id::text FROM returns"
 TRANSFERS = "SELECT transfer_id::text FROM transfers"
 SHIPMENTS = "SELECT count(*) FROM shipments"
