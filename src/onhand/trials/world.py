@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis import Redis
 
 from onhand.dev.postgres import EmbeddedPostgres
+from onhand.dev.process import log_tail
 from onhand.dev.stack import DATABASE
 from onhand.dev.valkey import EmbeddedValkey
 from onhand.ledger.migrate import migrate
@@ -53,8 +54,8 @@ CONTROL_SECONDS_MAX = 10.0
 POSTGRES_SETTINGS = {"full_page_writes": "on", "synchronous_commit": "on", "track_commit_timestamp": "on"}
 
 
-class DiedByItself(Exception):
-    """A server process ended though nobody killed it; the message says where its log is."""
+class DiedByItself(Unusable):
+    """A server process ended though nobody killed it; the message ends with its log."""
 
 
 @dataclass
@@ -128,7 +129,7 @@ class World:
             self.servers.append(server)
             self._launch(server)
         self._ended.callback(self._let_go)
-        self.wait_until_ready()
+        self.wait_until_ready(self.check)
 
     def _make_server(self, number: int) -> _Server:
         held = self._ended.enter_context(reserve_port("127.0.0.1", 0))
@@ -232,7 +233,8 @@ class World:
                 self.guard.release(server.process.pid)
                 self._launch(server)
                 if code != -signal.SIGKILL:
-                    raise DiedByItself(f"server {server.number} ended with {code} by itself; its log is {server.log}")
+                    what = f"server {server.number} ended with {code} by itself"
+                    raise DiedByItself(f"{what}. Its log, {server.log}, ends:\n{log_tail(server.log)}")
 
     def kill_servers(self, number: int | None) -> int:
         """SIGKILL to one server or to all, and starts them again at once. Returns how many were killed."""
@@ -341,14 +343,16 @@ class World:
                 if proxy.mode is not Mode.OPEN:
                     self._proxies.set(proxy, Mode.OPEN)
 
-    def wait_until_ready(self) -> None:
-        """Back once every server serves. Raises Unusable after READY_SECONDS_MAX."""
+    def wait_until_ready(self, check: Callable[[], None] = lambda: None) -> None:
+        """Back once every server serves; calls `check` all the while. Raises Unusable after READY_SECONDS_MAX."""
         until = time.monotonic() + READY_SECONDS_MAX
         waiting = list(self.servers)
         while waiting := [server for server in waiting if not _is_serving(server.target)]:
-            self.check()
+            check()
             if time.monotonic() > until:
-                raise Unusable(f"server {waiting[0].number} does not serve; its log is {waiting[0].log}")
+                server = waiting[0]
+                what = f"server {server.number} does not serve {READY_SECONDS_MAX:.0f} s after everything was mended"
+                raise Unusable(f"{what}. Its log, {server.log}, ends:\n{log_tail(server.log)}")
             time.sleep(READY_PAUSE_SECONDS)
 
 
