@@ -53,7 +53,7 @@ AUDIT = {
               FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
              WHERE f.location_id = s.location_id AND p.sku = s.sku
                AND f.state NOT IN ('PICKED_UP', 'SHIPPED', 'DELIVERED', 'CANCELLED')) f ON true
-         WHERE s.allocated <> f.held""",
+         WHERE s.allocated + s.short <> f.held""",
     "a line's parts are the line": """
         SELECT l.order_id, l.line_number FROM order_lines l LEFT JOIN LATERAL (
             SELECT sum(p.quantity) AS quantity, sum(p.cancelled_quantity) AS cancelled,
@@ -143,6 +143,16 @@ class Shop:
             lines=[types_pb2.BasketLine(sku=sku, quantity=quantity) for sku, quantity in lines.items()],
         )
         await self.stock.receive_stock(request, CALLER)
+
+    async def count(self, location_id: str, counted: Mapping[str, int]) -> list[inventory_pb2.CountResult]:
+        """Somebody counted."""
+        request = inventory_pb2.CountStockRequest(
+            request_id=request_id(),
+            location_id=location_id,
+            lines=[inventory_pb2.CountedLine(sku=sku, counted_quantity=quantity) for sku, quantity in counted.items()],
+            reference_document="count_sheet/1",
+        )
+        return list((await self.stock.count_stock(request, CALLER)).results)
 
     async def level(self, location_id: str, sku: str) -> Level:
         """What the ledger holds."""

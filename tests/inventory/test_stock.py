@@ -259,7 +259,10 @@ async def test_a_count_below_what_is_promised_is_recorded_and_the_broken_promise
     (result,) = await api.count(NORTH, {MILK: 2})  # two of the ordered ones are missing too
 
     assert (result.expected_quantity, result.variance_quantity, result.short_quantity) == (7, -5, 5)
-    assert (result.level.available, result.level.allocated) == (0, 4)  # they stay allocated until the order is mended
+    assert (result.level.available, result.level.allocated) == (0, 2)
+    assert await api.fetch("SELECT open_quantity, next_step FROM shortfalls") == [(2, "CHOOSE")]
+    (again,) = await api.count(NORTH, {MILK: 2})
+    assert (again.variance_quantity, again.short_quantity) == (0, 0)
     shortages = await api.fetch("SELECT quantity FROM shortages ORDER BY shortage_id")
     assert shortages == [(2,), (5,)]
     assert (await api.fetch("SELECT count(*) FROM events WHERE type = 'onhand.stock.shortage.v1'")) == [(2,)]

@@ -152,7 +152,9 @@ class OutcomeUnknown(Refusal):
 
     reason = "OUTCOME_UNKNOWN"
     kind = Kind.UNAVAILABLE
-    message = "this was not over before its deadline, and goes on; repeat with the same request_id to learn what became of it"
+    message = (
+        "this was not over before its deadline, and goes on; repeat with the same request_id to learn what became of it"
+    )
 
 
 @dataclass(eq=False)
@@ -539,6 +541,37 @@ class ReservationShort(InsufficientStock):
     """Possession took units that a reservation held. The reservation is as it was; nothing was ordered."""
 
     reason = "RESERVATION_SHORT"
+
+
+@dataclass(eq=False)
+class ShortfallNotFound(Refusal):
+    """No such shortfall."""
+
+    shortfall_id: str
+    reason = "SHORTFALL_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "shortfall {shortfall_id} does not exist; ListShortfalls has those that are open"
+
+
+@dataclass(eq=False)
+class ShortfallNotToDecide(Refusal):
+    """A shortfall that must be counted first, that was decided, or that is over."""
+
+    shortfall_id: str
+    next_step: str
+    reason = "SHORTFALL_NOT_TO_DECIDE"
+    kind = Kind.PRECONDITION
+    message = "the next step of shortfall {shortfall_id} is {next_step}: only CHOOSE can be decided; COUNT asks for CountStock"
+
+
+@dataclass(eq=False)
+class ResourcingNotOffered(Refusal):
+    """Another location cannot take over what is short yet."""
+
+    shortfall_id: str
+    reason = "RESOURCING_NOT_OFFERED"
+    kind = Kind.PRECONDITION
+    message = "shortfall {shortfall_id} cannot be given to another location yet: CancelOrderLines and order elsewhere, or WAIT"
 
 
 @dataclass(eq=False)

@@ -153,13 +153,17 @@ def order_state(states: Iterable[FulfillmentState]) -> OrderState:
 
 @dataclass(frozen=True)
 class FulfillmentPart:
-    """The part of an order line that one fulfillment order works on. `quantity` leaves out what was cancelled."""
+    """The part of an order line that one fulfillment order works on.
+
+    `quantity` leaves out what was cancelled; `short` of it is not there.
+    """
 
     fulfillment_order_id: str
     state: FulfillmentState
     line_number: int
     sku: str
     quantity: int
+    short: int = 0
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ class Cancellation:
 def plan_cancellation(
     order_id: str, parts: Sequence[FulfillmentPart], wanted: Iterable[tuple[int, int]]
 ) -> list[Cancellation]:
-    """What to cancel where for (line_number, quantity) pairs, each line once; the work least far first.
+    """What to cancel where for (line_number, quantity) pairs, each line once: what is short, then the work least far.
 
     Raises `OrderLineNotFound`, and `CancelExceeded` where more is wanted than is still with the location.
     """
@@ -188,9 +192,14 @@ def plan_cancellation(
         open_quantity = sum(part.quantity for part in open_parts)
         if quantity > open_quantity:
             raise CancelExceeded(order_id, line_number, of_line[0].sku, quantity, open_quantity)
-        for part in sorted(open_parts, key=lambda p: (_PROGRESS[p.state], p.fulfillment_order_id)):
-            taken = min(part.quantity, quantity)
-            if taken:
-                plan.append(Cancellation(part.fulfillment_order_id, line_number, part.sku, taken))
+        ordered = sorted(open_parts, key=lambda p: (_PROGRESS[p.state], p.fulfillment_order_id))
+        short = {part.fulfillment_order_id: min(part.short, part.quantity) for part in ordered}
+        for part in ordered:
+            short[part.fulfillment_order_id] = min(short[part.fulfillment_order_id], quantity)
+            quantity -= short[part.fulfillment_order_id]
+        for part in ordered:
+            taken = min(part.quantity - short[part.fulfillment_order_id], quantity)
             quantity -= taken
+            if taken := taken + short[part.fulfillment_order_id]:
+                plan.append(Cancellation(part.fulfillment_order_id, line_number, part.sku, taken))
     return plan

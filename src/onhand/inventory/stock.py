@@ -7,8 +7,10 @@ from uuid import UUID
 
 from onhand.caller import Caller
 from onhand.domain.errors import BucketShort, LocationNotFound, invalid
+from onhand.domain.shortage import ShortfallCause, missing_by_count
 from onhand.domain.stock import Bucket, Level, Movement, Position, sum_lines
 from onhand.ids import new_id
+from onhand.ledger import shortfalls
 from onhand.ledger.claims import ClaimRefused
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
@@ -34,6 +36,9 @@ SELECT sku, available, allocated, damaged, quarantine FROM stock_levels WHERE lo
 RECORD_SHORTAGE = """
 INSERT INTO shortages (shortage_id, location_id, sku, quantity, reference_document) VALUES ($1, $2, $3, $4, $5)"""
 MOVEMENT_ID_MAX = 2**63 - 1
+
+COUNTED_OFF = (Bucket.AVAILABLE, Bucket.ALLOCATED, Bucket.DAMAGED, Bucket.QUARANTINE)
+"""Where units are missing from that a count did not find, the first first: a promise is doubted rather than kept in silence."""
 
 BUCKETS: dict[int, Bucket] = {
     v1.BUCKET_AVAILABLE: Bucket.AVAILABLE,
@@ -147,23 +152,35 @@ class Stock:
             if not transaction.covers({p: _missing(level, counted[p[1]]) for p, level in levels.items()}):
                 raise ClaimRefused  # stock moved since it was looked at: look and claim again
             reference = request.reference_document
-            movements = [_count_movement(p, level, counted[p[1]], reference, caller) for p, level in levels.items()]
-            after = dict(levels) | await transaction.post([m for m in movements if m is not None])
+            await transaction.post(
+                [m for p, level in levels.items() for m in _count_movements(p, level, counted[p[1]], reference, caller)]
+            )
+            reserved = {p: levels[p] for p in levels if overdrawn.get(p)}
+            if reserved:
+                await shortfalls.mark_overdrawn(transaction, reserved)
             results = []
             for position, level in sorted(levels.items()):
-                variance = counted[position[1]] - level.on_hand
-                short = max(0, -variance - level.available)
-                broken = short + overdrawn.get(position, 0)
+                broken = overdrawn.get(position, 0)
+                if promised := _taken(level, counted[position[1]])[1]:
+                    broken += await shortfalls.open_shortfalls(
+                        transaction,
+                        position,
+                        promised,
+                        cause=ShortfallCause.COUNT,
+                        reference=reference,
+                        actor=caller.actor,
+                    )
                 if broken:
                     await record_shortage(transaction, position, broken, reference)
                 results.append(
                     v1.CountResult(
-                        level=level_message(position, after[position]),
+                        level=level_message(position, transaction.level(position)),
                         expected_quantity=level.on_hand,
-                        variance_quantity=variance,
+                        variance_quantity=counted[position[1]] - level.on_hand,
                         short_quantity=broken,
                     )
                 )
+            await shortfalls.counted(transaction, levels)
             await transaction.connection.execute(CLOSE_COUNT_TASKS, location_id, skus)
             return v1.CountStockResponse(results=results)
 
@@ -228,18 +245,27 @@ def level_message(position: Position, level: Level) -> v1.StockLevel:
     )
 
 
+def _taken(level: Level, counted: int) -> list[int]:
+    """What a count takes from each of COUNTED_OFF."""
+    held = [level.held(bucket) for bucket in COUNTED_OFF]
+    return missing_by_count(on_hand=level.on_hand, counted=counted, held=held)
+
+
 def _missing(level: Level, counted: int) -> int:
-    """How many units a count takes from `available`: no more than are there; promised ones stay promised."""
-    return min(max(0, level.on_hand - counted), level.available)
+    """How many units a count takes from `available`: no more than are there."""
+    return _taken(level, counted)[0]
 
 
-def _count_movement(position: Position, level: Level, counted: int, reference: str, caller: Caller) -> Movement | None:
+def _count_movements(position: Position, level: Level, counted: int, reference: str, caller: Caller) -> list[Movement]:
+    """What a count books, but for units of orders: their shortfalls book those."""
     if counted > level.on_hand:
         found = counted - level.on_hand
-        return Movement(*position, found, Bucket.ADJUSTMENT, Bucket.AVAILABLE, "COUNT", reference, actor=caller.actor)
-    if missing := _missing(level, counted):
-        return Movement(*position, missing, Bucket.AVAILABLE, Bucket.ADJUSTMENT, "COUNT", reference, actor=caller.actor)
-    return None
+        return [Movement(*position, found, Bucket.ADJUSTMENT, Bucket.AVAILABLE, "COUNT", reference, actor=caller.actor)]
+    return [
+        Movement(*position, missing, bucket, Bucket.ADJUSTMENT, "COUNT", reference, actor=caller.actor)
+        for bucket, missing in zip(COUNTED_OFF, _taken(level, counted), strict=True)
+        if missing and bucket is not Bucket.ALLOCATED
+    ]
 
 
 def _takes(movement: Movement) -> Wants:

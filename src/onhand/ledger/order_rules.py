@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onhand.domain.order import HOLDING, INITIAL, ORDER_STATES, PHASES, TRANSITIONS, FulfillmentState
 from onhand.ledger.rule import Rule, sql_list
+from onhand.ledger.shortfalls import COVERED
 
 # Units that are still with the location, and units that the customer got or that are on their way to them.
 _HELD = sql_list(state.value for state in HOLDING)
@@ -21,18 +22,19 @@ _ORDER_STATES = ", ".join(
     for phases, state in ORDER_STATES.items()
 )
 
-# What open work should hold of each position.
+# A paid order is never short in silence: `short` is open shortfalls, by promises_visible.
 ALLOCATED = Rule(
     "allocated_is_promised",
-    "In every location and sku `allocated` is what its open fulfillment orders still have to bring.",
+    "In every location and sku `allocated` and `short` together are what its open fulfillment orders still have to bring.",
     f"""
     WITH promised AS (
         SELECT f.location_id, p.sku, sum(p.quantity - p.cancelled_quantity)::int8 AS units
           FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
          WHERE f.state IN ({_HELD}) GROUP BY 1, 2)
-    SELECT location_id, sku, coalesce(s.allocated, 0) AS allocated, coalesce(p.units, 0) AS promised
+    SELECT location_id, sku, coalesce(s.allocated, 0) AS allocated, coalesce(s.short, 0) AS short,
+           coalesce(p.units, 0) AS promised
       FROM stock_levels s FULL JOIN promised p USING (location_id, sku)
-     WHERE coalesce(s.allocated, 0) <> coalesce(p.units, 0)""",
+     WHERE coalesce(s.allocated + s.short, 0) <> coalesce(p.units, 0)""",
 )
 
 ORDER_LINES = Rule(
@@ -171,16 +173,22 @@ RETURN_TOTALS = Rule(
 # Only orders move units between these buckets, so a movement that belongs to none is found too.
 ORDERS_MOVED = Rule(
     "orders_moved_once",
-    "Units were allocated, freed and handed over exactly as the fulfillment orders say, once each.",
+    "Units were allocated, freed and handed over exactly as the fulfillment orders say, once each; what was short when it was "
+    "cancelled was not there to be freed.",
     f"""
-    WITH due AS (
+    WITH absent AS (
+        SELECT s.fulfillment_order_id, s.line_number, sum(e.quantity)::int8 AS units
+          FROM shortfalls s JOIN shortfall_ends e USING (shortfall_id) WHERE e.reason = 'CANCELLED' GROUP BY 1, 2),
+    due AS (
         SELECT 'order/' || f.order_id AS document, f.location_id, p.sku,
                coalesce(sum(p.quantity) FILTER (WHERE f.kind <> 'CARRY_OUT'), 0)::int8 AS allocated,
-               coalesce(sum(p.cancelled_quantity) FILTER (WHERE f.kind <> 'CARRY_OUT'), 0)::int8 AS freed,
+               coalesce(sum(p.cancelled_quantity - coalesce(a.units, 0)) FILTER (WHERE f.kind <> 'CARRY_OUT'), 0)::int8
+                   AS freed,
                coalesce(sum(p.quantity - p.cancelled_quantity)
                         FILTER (WHERE f.kind <> 'CARRY_OUT' AND f.state IN ({_LEFT})), 0)::int8 AS handed_over,
                coalesce(sum(p.quantity) FILTER (WHERE f.kind = 'CARRY_OUT'), 0)::int8 AS sold
-          FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id) GROUP BY 1, 2, 3),
+          FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
+          LEFT JOIN absent a USING (fulfillment_order_id, line_number) GROUP BY 1, 2, 3),
     moved AS (
         SELECT reference_document AS document, location_id, sku,
                coalesce(sum(quantity) FILTER (WHERE from_bucket = 'available' AND to_bucket = 'allocated'), 0)::int8 AS allocated,
@@ -190,7 +198,8 @@ ORDERS_MOVED = Rule(
                coalesce(sum(quantity) FILTER (WHERE from_bucket = 'available' AND to_bucket = 'customer'), 0)::int8 AS sold
           FROM stock_movements
          WHERE (from_bucket, to_bucket) IN (('available', 'allocated'), ('allocated', 'available'), ('allocated', 'customer'),
-                                            ('available', 'customer')) GROUP BY 1, 2, 3)
+                                            ('available', 'customer'))
+           AND reason_code <> '{COVERED}' GROUP BY 1, 2, 3)
     SELECT document, location_id, sku, coalesce(d.allocated, 0) AS allocated_due, coalesce(m.allocated, 0) AS allocated_moved,
            coalesce(d.freed, 0) AS freed_due, coalesce(m.freed, 0) AS freed_moved,
            coalesce(d.handed_over, 0) AS handed_over_due, coalesce(m.handed_over, 0) AS handed_over_moved,

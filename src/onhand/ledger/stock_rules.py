@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onhand.ledger.rule import Rule
+from onhand.ledger.shortfalls import COVERED
 
 OVERDUE_SECONDS = 60
 """How long after its deadline a reservation may still be active. Sweepers take under a second; a stopped server longer."""
@@ -164,14 +165,16 @@ DELTAS_CONTIGUOUS = Rule(
 
 INCREASES_NUMBERED = Rule(
     "increases_numbered",
-    "Every unit that came into `available` is in a numbered increase for the gate, once; opening stock came before the gate.",
+    "Every unit that came into `available` is in a numbered increase for the gate, once, but for those that orders lacked and "
+    "got at once; opening stock came before the gate.",
     f"""
     WITH numbered AS (
         SELECT d.location_id, line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS units
           FROM gate_deltas d CROSS JOIN jsonb_array_elements(d.lines) AS line GROUP BY 1, 2),
     moved AS (
-        SELECT location_id, sku, sum(quantity)::int8 AS units FROM stock_movements
-         WHERE to_bucket = 'available'
+        SELECT location_id, sku, sum(CASE WHEN to_bucket = 'available' THEN quantity ELSE -quantity END)::int8 AS units
+          FROM stock_movements
+         WHERE (to_bucket = 'available' OR (from_bucket = 'available' AND reason_code = '{COVERED}'))
            AND NOT (reason_code = '{OPENING_STOCK}' AND from_bucket = 'supplier' AND reference_document LIKE 'import/%')
          GROUP BY 1, 2)
     SELECT location_id, sku, coalesce(m.units, 0) AS moved, coalesce(n.units, 0) AS numbered

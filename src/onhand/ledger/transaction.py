@@ -17,6 +17,7 @@ from onhand.domain.errors import (
 )
 from onhand.domain.stock import Bucket, Level, Movement, Position, apply_movements
 from onhand.ids import new_id
+from onhand.ledger import shortfalls
 from onhand.ledger.claims import Claim, ClaimRefused, ConfirmedClaim, Lines, Settlement
 from onhand.postgres import Connection, to_json
 
@@ -46,7 +47,8 @@ WITH epochs AS MATERIALIZED (
 present AS (
     SELECT count(*) AS levels FROM stock_levels JOIN unnest($1::text[], $2::text[]) AS p (location_id, sku)
      USING (location_id, sku))
-SELECT s.location_id, s.sku, s.available, s.allocated, s.damaged, s.quarantine, e.epoch
+SELECT s.location_id, s.sku, s.available, s.allocated, s.damaged, s.quarantine, e.epoch, s.short,
+       s.overdrawn_time IS NOT NULL AS is_overdrawn
   FROM epochs e JOIN unnest($1::text[], $2::text[]) AS p (location_id, sku) USING (location_id)
   JOIN stock_levels s USING (location_id, sku)
  WHERE NOT $3 OR (SELECT levels FROM present) = cardinality($1)
@@ -124,6 +126,8 @@ class Transaction:
         self.connection = connection
         self._epochs: dict[str, int] = {}
         self._levels: dict[Position, Level] = {}
+        self._short: dict[Position, int] = {}
+        self._overdrawn: set[Position] = set()
         self._settlements: dict[str, Settlement] = {}
         self._increases: dict[str, list[tuple[str, int, int | None]]] = {}
         self._uncovered: dict[Position, int] = {}
@@ -256,25 +260,52 @@ class Transaction:
         found = {(r["location_id"], r["sku"]): Level(*tuple(r)[2:6]) for r in rows}
         self._epochs.update({r["location_id"]: r["epoch"] for r in rows})
         self._levels.update(found)
+        self._short.update({(r["location_id"], r["sku"]): r["short"] for r in rows})
+        self._overdrawn.update((r["location_id"], r["sku"]) for r in rows if r["is_overdrawn"])
         return {p: found.get(p, Level()) for p in wanted}
+
+    def level(self, position: Position) -> Level:
+        """A level that was locked before, as it is now."""
+        return self._levels[position]
+
+    def short(self, position: Position) -> int:
+        """Units of a locked position that orders were promised and that are not there."""
+        return self._short.get(position, 0)
+
+    def is_overdrawn(self, position: Position) -> bool:
+        """Whether reservations of a locked position may be short."""
+        return position in self._overdrawn
+
+    async def add_short(self, position: Position, units: int) -> None:
+        """Keeps a level's `short` beside its shortfalls."""
+        await self.connection.execute(shortfalls.ADD_SHORT, *position, units)
+        self._short[position] += units
 
     @step("ledger.post")
     async def post(self, movements: Sequence[Movement]) -> dict[Position, Level]:
         """Books movements on levels locked before, and returns the levels after. Raises BucketShort.
 
         What comes into `available` becomes a numbered delta for the gate; what leaves it must be covered by claims that
-        this transaction consumed or confirmed.
+        this transaction consumed or confirmed. Units that orders lack are taken from what comes in, before the gate hears.
         """
         if not movements:
             return {}
         touched = {(m.location_id, m.sku) for m in movements}
-        after = apply_movements({p: self._levels[p] for p in touched}, movements)
+        before = {p: self._levels[p] for p in touched}
+        after = apply_movements(before, movements)
+        grown = [p for p in touched if after[p].available > before[p].available]
+        covering: list[Movement] = []
+        if any(self.short(p) for p in grown):
+            covering = await self._cover_shortfalls(
+                {p: after[p].available - before[p].available for p in grown}, movements
+            )
+            after = apply_movements(after, covering)
         for m in movements:
             if m.to_bucket is Bucket.AVAILABLE:
                 self._increases.setdefault(m.location_id, []).append((m.sku, m.quantity, None))
             if m.from_bucket is Bucket.AVAILABLE:
                 self._uncovered[m.location_id, m.sku] = self._uncovered.get((m.location_id, m.sku), 0) + m.quantity
-        changed = sorted(after.items())
+        movements, changed = [*movements, *covering], sorted(after.items())
         await self.connection.execute(
             POST,
             [p[0] for p, _ in changed],
@@ -295,7 +326,17 @@ class Transaction:
             [m.occurred_time for m in movements],
         )
         self._levels.update(after)
+        if marked := [p for p in grown if self.is_overdrawn(p)]:
+            await shortfalls.unmark(self.connection, marked)
         return after
+
+    async def _cover_shortfalls(self, grown: Mapping[Position, int], movements: Sequence[Movement]) -> list[Movement]:
+        """Gives orders what they lack of units that came in; the gate is told of what is left."""
+        by = {(m.location_id, m.sku): m for m in reversed(movements) if m.to_bucket is Bucket.AVAILABLE}
+        covering = await shortfalls.cover(self, {p: (n, by[p]) for p, n in grown.items() if self.short(p)})
+        for m in covering:
+            self._increases.setdefault(m.location_id, []).append((m.sku, -m.quantity, None))
+        return covering
 
     def set_floor(self, location_id: str, sku: str, floor: int) -> None:
         """Tells the gate how many units of a position are kept from online promise."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from uuid import UUID
 
 from onhand.caller import Caller
@@ -11,6 +12,7 @@ from onhand.domain.errors import OrderNotFound, invalid
 from onhand.domain.order import Cancellation, FulfillmentPart, FulfillmentState, Step
 from onhand.domain.stock import Bucket, Movement
 from onhand.ids import parse_id
+from onhand.ledger import shortfalls
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.orders import store
@@ -43,6 +45,7 @@ async def _cancel(
     if order is None:
         raise OrderNotFound(str(order_id))
     fulfillments = {str(f.fulfillment_order_id): f for f in await store.fulfillments(tx.connection, order_id)}
+    short = await shortfalls.short_of_lines(tx.connection, [f.fulfillment_order_id for f in fulfillments.values()])
     parts = [
         FulfillmentPart(
             str(p.fulfillment_order_id),
@@ -50,6 +53,7 @@ async def _cancel(
             p.line_number,
             p.sku,
             p.quantity,
+            short.get((p.fulfillment_order_id, p.line_number), 0),
         )
         for p in await store.parts(tx.connection, order_id)
     ]
@@ -86,7 +90,8 @@ async def _cancel(
         },
     )
     cancelled = await read_order(tx.connection, order_id)
-    await _free(tx, order, plan, fulfillments, caller)
+    if await _free(tx, order, plan, fulfillments, caller):
+        cancelled = await read_order(tx.connection, order_id)
     return pb.CancelOrderLinesResponse(order=cancelled, refund=money_to_wire(refund_minor, order.currency))
 
 
@@ -114,12 +119,19 @@ async def _free(
     plan: list[Cancellation],
     fulfillments: dict[str, Fulfillment],
     caller: Caller,
-) -> None:
+) -> bool:
+    """The cancelled units can be sold again, but for those that were not there; whether there were any of these."""
+    positions = {(fulfillments[c.fulfillment_order_id].location_id, c.sku) for c in plan}
+    await tx.lock_levels(positions)
+    absent: Mapping[tuple[UUID, int], int] = {}
+    if any(tx.short(position) for position in positions):
+        units = [(UUID(c.fulfillment_order_id), c.line_number, c.quantity) for c in plan]
+        absent = await shortfalls.cancelled(tx, units, order.document)
     movements = [
         Movement(
             fulfillments[cancellation.fulfillment_order_id].location_id,
             cancellation.sku,
-            cancellation.quantity,
+            there,
             Bucket.ALLOCATED,
             Bucket.AVAILABLE,
             "ORDER_CANCELLED",
@@ -128,6 +140,11 @@ async def _free(
             caller.actor,
         )
         for cancellation in plan
+        if (there := cancellation.quantity - absent.get(_part(cancellation), 0))
     ]
-    await tx.lock_levels((m.location_id, m.sku) for m in movements)
     await tx.post(movements)
+    return bool(absent)
+
+
+def _part(cancellation: Cancellation) -> tuple[UUID, int]:
+    return UUID(cancellation.fulfillment_order_id), cancellation.line_number

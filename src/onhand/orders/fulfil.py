@@ -12,15 +12,18 @@ from onhand.domain.errors import FulfillmentOrderNotFound, PickupCodeLocked, Pic
 from onhand.domain.order import PICKUP_CODE_FAILURES_MAX, FulfillmentState, OrderState, Step
 from onhand.domain.stock import Bucket, Movement, sum_lines
 from onhand.ids import new_id, parse_id
+from onhand.ledger import shortfalls
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.orders import codes, store
 from onhand.orders.queries import read_fulfillment_order
-from onhand.orders.store import Fulfillment, LockedOrder
+from onhand.orders.store import Fulfillment, LockedOrder, Part
 from onhand.v1 import order_pb2 as pb
 
 # Steps by which the goods leave the location, and the reason that their movement has.
 _LEAVING = {Step.HAND_OVER: "PICKED_UP", Step.SHIP: "SHIPPED"}
+# Steps by which the goods come off the shelf, or are seen to be off it: what was short of them was there.
+_IN_HAND = frozenset({Step.PICK, Step.MARK_READY})
 
 Effect = Callable[[Transaction, Fulfillment], Awaitable[None]]
 
@@ -165,6 +168,8 @@ async def _advance(
         await effect(tx, fulfillment)
     if step in _LEAVING:
         await _leave(tx, order, fulfillment, _LEAVING[step], caller)
+    elif step in _IN_HAND:
+        await _hold(tx, order, fulfillment, await _units(tx, order, fulfillment), caller)
     await settle(tx, order, fulfillments, {fulfillment_order_id: state}, caller)
     if state is fulfillment.state:
         _emit(tx, order, fulfillment, step.value.lower(), state, caller)
@@ -198,14 +203,10 @@ async def _leave(
     tx: Transaction, order: LockedOrder, fulfillment: Fulfillment, reason_code: str, caller: Caller
 ) -> None:
     """The units of a fulfillment order go to the customer."""
-    units = [
-        part
-        for part in await store.parts(tx.connection, order.order_id)
-        if part.fulfillment_order_id == fulfillment.fulfillment_order_id and part.quantity
-    ]
+    units = await _units(tx, order, fulfillment)
     lines = sum_lines((unit.sku, unit.quantity) for unit in units)
     await store.add_fulfilled(tx.connection, order.order_id, units)
-    await tx.lock_levels((fulfillment.location_id, sku) for sku, _ in lines)
+    await _hold(tx, order, fulfillment, units, caller)
     await tx.post(
         [
             Movement(
@@ -222,6 +223,25 @@ async def _leave(
             for sku, quantity in lines
         ]
     )
+
+
+async def _units(tx: Transaction, order: LockedOrder, fulfillment: Fulfillment) -> list[Part]:
+    """What a fulfillment order is to bring."""
+    return [
+        part
+        for part in await store.parts(tx.connection, order.order_id)
+        if part.fulfillment_order_id == fulfillment.fulfillment_order_id and part.quantity
+    ]
+
+
+async def _hold(
+    tx: Transaction, order: LockedOrder, fulfillment: Fulfillment, units: Sequence[Part], caller: Caller
+) -> None:
+    """Locks the levels of goods that somebody has in hand: nobody finds them gone any more, and what was short was there."""
+    positions = {(fulfillment.location_id, unit.sku) for unit in units}
+    await tx.lock_levels(positions)
+    if any(tx.short(position) for position in positions):
+        await shortfalls.found_in_hand(tx, fulfillment.fulfillment_order_id, order.document, caller.actor)
 
 
 def _emit(

@@ -31,6 +31,7 @@ from onhand.domain.errors import (
 from onhand.domain.order import INITIAL, FulfillmentKind, OrderState
 from onhand.domain.stock import Bucket, Movement, sum_lines
 from onhand.ids import new_id, parse_id
+from onhand.ledger import shortfalls
 from onhand.ledger.claims import ConfirmedClaim
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
@@ -172,13 +173,23 @@ def _line(number: int, line: CartLine, currency: str) -> NewLine:
 
 
 async def _allocate(tx: Transaction, claims: Sequence[ConfirmedClaim], document: str, caller: Caller) -> None:
-    """Promises the claimed units. Goods in a customer's hand may have gone first: then nothing is ordered."""
+    """Promises the claimed units. Goods in a customer's hand may have gone first: then nothing is ordered.
+
+    Where they did, older reservations have what is left before this one.
+    """
     units = [(claim, sku, quantity) for claim in claims for sku, quantity in claim.lines]
     levels = await tx.lock_levels((claim.location_id, sku) for claim, sku, _ in units)
+    left = {position: level.available for position, level in levels.items()}
+    overdrawn = [
+        (claim.location_id, sku, claim.claim_id) for claim, sku, _ in units if tx.is_overdrawn((claim.location_id, sku))
+    ]
+    if overdrawn:
+        for position, needed in (await shortfalls.needed_by_older(tx.connection, overdrawn)).items():
+            left[position] = max(0, left[position] - needed)
     shorts = tuple(
-        Short(claim.location_id, sku, quantity, levels[claim.location_id, sku].available)
+        Short(claim.location_id, sku, quantity, left[claim.location_id, sku])
         for claim, sku, quantity in units
-        if levels[claim.location_id, sku].available < quantity
+        if left[claim.location_id, sku] < quantity
     )
     if shorts:
         raise ReservationShort(shorts)

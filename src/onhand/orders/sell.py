@@ -12,9 +12,10 @@ from onhand.domain import money
 from onhand.domain.cart import CartLine
 from onhand.domain.errors import BarcodeNotFound, CurrencyMismatch, PriceNotFound, invalid
 from onhand.domain.order import INITIAL, FulfillmentKind, OrderState
-from onhand.domain.shortage import broken_promises
+from onhand.domain.shortage import ShortfallCause, broken_reservations
 from onhand.domain.stock import Bucket, Level, Movement, Position, sale_movements, sum_lines
 from onhand.ids import new_id
+from onhand.ledger import shortfalls
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.orders import codes, payments, store
@@ -124,7 +125,7 @@ async def _record(
         occurred_time=occurred,
     )
     await tx.post(movements)
-    await _mend(tx, document, levels, movements, overdrawn)
+    await _mend(tx, document, levels, movements, overdrawn, caller)
     tx.emit(
         "onhand.sale.recorded.v1",
         document,
@@ -168,13 +169,23 @@ async def _mend(
     levels: Mapping[Position, Level],
     movements: list[Movement],
     overdrawn: Mapping[Position, int],
+    caller: Caller,
 ) -> None:
-    """Asks for a count where the ledger was wrong or the gate overdrawn, and writes down which promises broke."""
+    """Asks for a count where the ledger was wrong or the gate overdrawn, and writes down whose promises broke."""
     found = {(m.location_id, m.sku): m.quantity for m in movements if m.from_bucket is Bucket.ADJUSTMENT}
     wrong = sorted(found.keys() | {position for position, units in overdrawn.items() if units > 0})
     if not wrong:
         return
-    broken = {p: broken_promises(levels[p], overdrawn=overdrawn.get(p, 0), found=found.get(p, 0)) for p in wrong}
+    reserved = {p: broken_reservations(overdrawn=overdrawn.get(p, 0), found=found.get(p, 0)) for p in wrong}
+    if any(reserved.values()):
+        await shortfalls.mark_overdrawn(tx, {p: levels[p] for p in wrong if reserved[p]})
+    broken = reserved.copy()
+    for position in wrong:
+        # What was found may well have been put aside for somebody.
+        if found.get(position) and levels[position].allocated:
+            broken[position] += await shortfalls.open_shortfalls(
+                tx, position, found[position], cause=ShortfallCause.SALE, reference=document, actor=caller.actor
+            )
     await store.open_count_tasks(tx.connection, [(new_id(), *p) for p in wrong], COUNT_REASON, document)
     await store.insert_shortages(tx.connection, [(new_id(), *p, broken[p]) for p in wrong if broken[p]], document)
     for position in wrong:
