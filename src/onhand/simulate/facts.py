@@ -102,20 +102,16 @@ class Ledger:
 class Calm:
     """When nothing was broken: how much later something is, if only the time without a fault counts."""
 
-    def __init__(self, faults: Iterable[tuple[float, float]]) -> None:
-        merged: list[tuple[float, float]] = []
-        for begin, end in sorted(faults):
-            if merged and begin <= merged[-1][1]:
-                merged[-1] = merged[-1][0], max(merged[-1][1], end)
-            else:
-                merged.append((begin, end))
-        self._faults = merged
-        self._begins = [begin for begin, _ in merged]
+    def __init__(self, faults: Iterable[tuple[float, float]], signs: Iterable[tuple[float, float]] = ()) -> None:
+        """`signs`: times at which something seems to be broken, though nobody broke it then."""
+        self._faults = _merged(faults)
+        self._begins = [begin for begin, _ in self._faults]
+        self._signs = _merged([*self._faults, *signs])
 
     def after(self, begin: float, seconds: float) -> float:
         """The moment at which so many seconds without a fault have passed since `begin`."""
         now, left = begin, seconds
-        for fault_begin, fault_end in self._faults:
+        for fault_begin, fault_end in self._signs:
             if fault_end <= now:
                 continue
             if fault_begin - now >= left:
@@ -128,6 +124,16 @@ class Calm:
         """Whether any fault touches the time between."""
         place = bisect_right(self._begins, end)
         return place > 0 and self._faults[place - 1][1] >= begin
+
+
+def _merged(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    merged: list[tuple[float, float]] = []
+    for begin, end in sorted(spans):
+        if merged and begin <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(merged[-1][1], end)
+        else:
+            merged.append((begin, end))
+    return merged
 
 
 COUNTERS = (OVERSOLD, LOST, DUPLICATE, LEAKED, STALE, OTHER)

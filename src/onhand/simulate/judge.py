@@ -13,6 +13,8 @@ from onhand.simulate.once import Call, check_once, index
 from onhand.simulate.positions import History, histories
 from onhand.simulate.refusals import check_refusals
 
+UNKNOWN_SECONDS_MAX = 10.0
+"""For how long an unknown call is a sign that something is broken: a client process may never have seen its end."""
 NEIGHBOURS_MAX = 12
 """Calls around an impossible one that are shown with it."""
 
@@ -21,7 +23,9 @@ def judge(
     records: Sequence[Record], ledger: Ledger, faults: Sequence[tuple[float, float]]
 ) -> tuple[Findings, dict[str, Any]]:
     """Everything. `faults` are the times at which something was broken. Returns the findings, and what was looked at."""
-    findings, calm = Findings(), Calm(faults)
+    # A server that was killed is away for longer than the fault: calm is also that no call was without an answer.
+    unknown = [(r.begin, min(r.end, r.begin + UNKNOWN_SECONDS_MAX)) for r in records if r.outcome == UNKNOWN]
+    findings, calm = Findings(), Calm(faults, unknown)
     found = index(records, ledger)
     check_once(found, ledger, findings)
     check_refusals(records, found, ledger, findings)
