@@ -1,0 +1,262 @@
+"""The state machine: what clients, stores and bad luck may do next. Draws are few and small, so that a failure shrinks well."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TypeVar
+
+import hypothesis.strategies as st
+from google.protobuf.message import Message
+from hypothesis.stateful import multiple, precondition, rule
+
+from api import Refusal
+from machine.base import (
+    STORES,
+    Base,
+    baskets,
+    bucket_of,
+    buckets,
+    channel_of,
+    channels,
+    customers,
+    places,
+    quantities,
+    quantities_of,
+    reservations,
+    servers,
+    skus,
+    transfers,
+)
+from machine.breaking import broken
+from machine.calls import Acknowledged
+from machine.shop_rules import Carts, Catalog, Orders, etags
+
+EXPIRE = """
+UPDATE claims SET deadline = clock_timestamp() - interval '1 second' WHERE reservation_id = $1::text::uuid AND state = 'active'
+RETURNING location_id, claim_id, (extract(epoch FROM deadline) * 1000000)::int8 AS deadline"""
+RAISE = "UPDATE location_epochs SET epoch = epoch + 1 WHERE location_id = $1"
+
+Thing = TypeVar("Thing")
+
+
+Thing = TypeVar("Thing")
+
+
+class Stock(Base):
+    """The work of a store."""
+
+    @rule(n=servers, place=places, what=quantities_of)
+    def receive(self, n: int, place: str, what: dict[str, int]) -> None:
+        self.call(n, "ReceiveStock", location_id=self.place(place), lines=self.lines(what), reference_document="po/1")
+
+    @rule(n=servers, place=places, sku=skus, bucket=buckets, quantity=st.integers(-6, 6).filter(bool))
+    def adjust(self, n: int, place: str, sku: str, bucket: str, quantity: int) -> None:
+        self.call(
+            n,
+            "AdjustStock",
+            location_id=self.place(place),
+            sku=self.sku(sku),
+            bucket=bucket_of(bucket),
+            quantity=quantity,
+            reason_code="CORRECTION",
+        )
+
+    @rule(n=servers, place=places, sku=skus, quantity=quantities, origin=buckets, destination=buckets)
+    def move(self, n: int, place: str, sku: str, quantity: int, origin: str, destination: str) -> None:
+        self.call(
+            n,
+            "MoveStock",
+            location_id=self.place(place),
+            sku=self.sku(sku),
+            quantity=quantity,
+            from_bucket=bucket_of(origin),
+            to_bucket=bucket_of(destination),
+            reason_code="INSPECTED",
+        )
+
+    @rule(n=servers, place=places, counted=st.dictionaries(skus, st.integers(0, 12), min_size=1, max_size=2))
+    def count(self, n: int, place: str, counted: dict[str, int]) -> None:
+        sheet = [{"sku": self.sku(sku), "counted_quantity": quantity} for sku, quantity in counted.items()]
+        self.call(n, "CountStock", location_id=self.place(place), lines=sheet, reference_document="sheet/1")
+
+    @rule(target=transfers, n=servers, origin=places, destination=places, what=quantities_of)
+    def dispatch(self, n: int, origin: str, destination: str, what: dict[str, int]) -> Any:
+        fields = {"from_location_id": self.place(origin), "to_location_id": self.place(destination)}
+        sent = self.call(n, "DispatchTransfer", **fields, lines=self.lines(what))
+        return sent["transfer"]["transfer_id"] if sent else multiple()
+
+    @rule(n=servers, transfer=transfers, what=st.one_of(st.just({}), quantities_of))
+    def arrive(self, n: int, transfer: str, what: dict[str, int]) -> None:
+        self.call(n, "ReceiveTransfer", transfer_id=transfer, lines=self.lines(what))
+
+    @rule(n=servers, place=places, sku=skus, kept=st.integers(0, 4))
+    def keep_safety_stock(self, n: int, place: str, sku: str, kept: int) -> None:
+        self.call(n, "SetStockPolicy", location_id=self.place(place), sku=self.sku(sku), safety_stock=kept)
+
+    @rule(n=servers, channel=channels, sku=skus, kept=st.integers(0, 4))
+    def keep_from_channel(self, n: int, channel: str, sku: str, kept: int) -> None:
+        self.call(n, "SetChannelThreshold", channel=channel_of(channel), sku=self.sku(sku), quantity=kept)
+
+
+class Locations(Base):
+    """Stores open, change, close, and are grouped."""
+
+    @rule(
+        n=servers,
+        do=st.sampled_from(("open", "change", "close", "group")),
+        place=places,
+        offers=st.booleans(),
+        etag=etags,
+    )
+    def manage_location(self, n: int, do: str, place: str, offers: bool, etag: str) -> None:
+        name = self.place(place)
+        if do == "open":
+            self.create_location(n, place if place != "nowhere" else "annex", is_pickup=offers)
+        elif do == "change":
+            current = self.model.places[name].etag if name in self.model.places else "v1"
+            given = {"none": "", "right": current, "old": "v0"}[etag]
+            location = {"location_id": name, "offers_pickup": offers, "etag": given}
+            self.call(n, "UpdateLocation", location=location, update_mask={"paths": ["offers_pickup"]})
+        elif do == "close":
+            self.call(n, "DeleteLocation", location_id=name)
+        else:
+            members = sorted({name, self.place("north")} if offers else {name})
+            group = self.calls.name("group")
+            self.call(n, "SetLocationGroup", location_group_id=group, name="ours", location_ids=members)
+
+
+class Reservations(Base):
+    """Baskets that are held."""
+
+    @rule(target=reservations, n=servers, wanted=baskets, channel=channels, customer=customers)
+    def reserve(self, n: int, wanted: dict[str, dict[str, int]], channel: str, customer: str) -> Any:
+        fields = {"channel": channel_of(channel), "baskets": self.baskets(wanted)}
+        fields["customer_id"] = self.customer(customer)
+        held = self.call(n, "Reserve", **fields)
+        return held["reservation"]["reservation_id"] if held else multiple()
+
+    @rule(target=reservations, n=servers, place=places, sku=skus, quantity=quantities, channel=channels)
+    def reserve_one(self, n: int, place: str, sku: str, quantity: int, channel: str) -> Any:
+        """The basket of most."""
+        return self.reserve(n, {place: {sku: quantity}}, channel, "")
+
+    @rule(n=servers, reservation=reservations, wanted=baskets)
+    def change(self, n: int, reservation: str, wanted: dict[str, dict[str, int]]) -> None:
+        self.call(n, "ChangeReservation", reservation_id=reservation, baskets=self.baskets(wanted))
+
+    @rule(n=servers, reservation=reservations, ttl=st.sampled_from((0, 60, 7200)))
+    def extend(self, n: int, reservation: str, ttl: int) -> None:
+        before, began = self.model.reservations[reservation].expire_time, time.time()
+        extended = self.call(n, "ExtendReservation", reservation_id=reservation, ttl_seconds=ttl)
+        if extended:
+            proposed = extended["reservation"]["expire_time"] / 1e6 - (ttl or 900)
+            is_later = began - 1 <= proposed <= time.time() + 1
+            assert is_later or extended["reservation"]["expire_time"] == before, (proposed, began, before)
+
+    @rule(n=servers, reservation=reservations)
+    def release(self, n: int, reservation: str) -> None:
+        self.call(n, "ReleaseReservation", reservation_id=reservation)
+
+    @rule(n=servers, reservation=reservations, then=st.sampled_from(("nothing", "extend", "release", "change")))
+    def run_out(self, n: int, reservation: str, then: str) -> None:
+        """The ledger's clock passes the deadline: from that moment it is nobody's, swept or not."""
+        self.calls.record.append(f"the deadline of {reservation} passes")
+        for row in self.world.fetch(EXPIRE, reservation):
+            self.world.redis.zadd(f"oh:{{{row['location_id']}}}:due", {str(row["claim_id"]): 1}, xx=True)
+            self.model.pass_deadline(reservation, row["deadline"])
+            self.is_settled = False
+        if then == "extend":
+            self.call(n, "ExtendReservation", reservation_id=reservation)
+        elif then == "release":
+            self.release(n, reservation)
+        elif then == "change":
+            self.change(n, reservation, {"north": {"milk": 1}})
+        if not self.is_settled:  # a decision meanwhile may still be refused for units that the sweeper is giving back
+            self.all_say_what_the_model_says()
+
+
+class Repeats(Base):
+    """Calls that come again, come wrong, or come with an id that was used."""
+
+    def recent(self, things: list[Thing], which: int) -> Thing:
+        """0: the last one."""
+        return things[-1 - which % len(things)]
+
+    @precondition(lambda self: self.calls.acknowledged)
+    @rule(n=servers, which=st.integers(0, 30))
+    def repeat(self, n: int, which: int) -> None:
+        """The first answer, whatever happened since."""
+        first = self.recent(self.calls.acknowledged, which)
+        again = self.calls.ask(n, first.rpc, first.request)
+        if self.calls.is_cut[n] and isinstance(again, Refusal) and again.reason == "GATE_UNAVAILABLE":
+            return  # it was not looked up: the caller is to repeat it
+        assert again == first.answer, f"another answer than the first: {first.answer}"
+
+    @precondition(lambda self: self.calls.refused)
+    @rule(n=servers, which=st.integers(0, 10))
+    def repeat_what_was_refused(self, n: int, which: int) -> None:
+        """A refusal had no effect: its repeat is judged anew."""
+        self.calls.judge(n, *self.recent(self.calls.refused, which))
+
+    @precondition(lambda self: self.calls.acknowledged)
+    @rule(n=servers, which=st.integers(0, 30), other=st.integers(0, 30))
+    def reuse(self, n: int, which: int, other: int) -> None:
+        """The id of one call with the body of another."""
+        first = self.recent(self.calls.acknowledged, which)
+        second: Acknowledged = self.recent(self.calls.acknowledged, other)
+        request: Message = type(second.request)()
+        request.CopyFrom(second.request)
+        request.request_id = first.request.request_id  # type: ignore[attr-defined]
+        if request == first.request:
+            return
+        outcome = self.calls.ask(n, second.rpc, request)
+        assert isinstance(outcome, Refusal), "answered under an id that was used"
+        if self.calls.is_cut[n] and outcome.reason == "GATE_UNAVAILABLE":
+            return
+        assert outcome.reason == "REQUEST_ID_REUSED", outcome
+        assert outcome.metadata == {
+            "request_id": first.request.request_id,  # type: ignore[attr-defined]
+            "method": type(first.request).__name__,
+        }
+
+    @precondition(lambda self: self.calls.acknowledged)
+    @rule(n=servers, which=st.integers(0, 30), what=st.integers(0, 9))
+    def ask_wrongly(self, n: int, which: int, what: int) -> None:
+        """A field breaks its declared rule: refused before anything is looked at."""
+        first = self.recent(self.calls.acknowledged, which)
+        request, path = broken(first.request, what)
+        outcome = self.calls.ask(n, first.rpc, request)
+        assert isinstance(outcome, Refusal), f"{path} is accepted"
+        assert (outcome.reason, list(outcome.fields)) == ("INVALID_REQUEST", [path]), outcome
+
+
+class Faults(Base):
+    """What must change nothing that anybody sees."""
+
+    @rule(
+        what=st.sampled_from(("gate emptied", "functions flushed", "epoch raised", "cut", "mended", "killed")),
+        n=servers,
+    )
+    def fault(self, what: str, n: int) -> None:
+        self.calls.record.append(f"at {n}: {what}")
+        if what == "gate emptied":
+            self.world.redis.flushall()
+        elif what == "functions flushed":
+            self.world.redis.function_flush()
+        elif what == "epoch raised":
+            self.world.fetch(RAISE, self.place(STORES[n]))
+        elif what == "killed":
+            if not self.is_killed:  # once an example: a process takes a second to start
+                self.is_killed = True
+                self.world.kill(n)
+                self.calls.is_cut[n] = False
+        elif what == "cut":
+            self.world.servers[n].wire.cut()
+            self.calls.is_cut[n] = True
+        else:
+            self.world.servers[n].wire.mend()
+            self.calls.is_cut[n] = False
+
+
+class Machine(Stock, Locations, Reservations, Catalog, Carts, Orders, Repeats, Faults):
+    """All of it."""
