@@ -101,7 +101,7 @@ def simulate_faults(
                 faults=injector.records,
             )
             show("audit", 1, 1)
-        _judge(report, looked, injector, planned=len(faults), histories=histories)
+        judge(report, looked, injected=injector.records, died=injector.died, planned=len(faults), histories=histories)
         is_kept = not report["ok"]
     finally:
         if not is_kept:
@@ -199,23 +199,27 @@ async def _active(dsn: str) -> int:
         await connection.close()
 
 
-def _judge(
-    report: dict[str, Any], looked: Report, injector: Injector, *, planned: int, histories: Sequence[Path]
+def judge(
+    report: dict[str, Any],
+    looked: Report,
+    *,
+    injected: Sequence[dict[str, Any]],
+    died: Sequence[str],
+    planned: int,
+    histories: Sequence[Path],
 ) -> None:
-    """Adds what `verify` says, what was injected, and whether all of it is well."""
+    """Adds to the audit's report what `verify` says, what was injected, and `ok`: whether all of it is well."""
     evidence: list[Any] = report.setdefault("evidence", [])
     failed = [check.to_json() for check in looked.checks if not check.is_ok]
-    for check in failed:
-        evidence.append({"verify": check})
-    for message in injector.died:
-        evidence.append({"server": message})
-    report["violations"] += len(failed) + len(injector.died)
-    done = [record for record in injector.records if "error" not in record]
-    last = max((record["end"] for record in injector.records), default=0.0)
+    evidence += [{"verify": check} for check in failed]
+    evidence += [{"server": message} for message in died]
+    report["violations"] += len(failed) + len(died)
+    done = [record for record in injected if "error" not in record]
+    last = max((record["end"] for record in injected), default=0.0)
     report["faults"] = len(done)
     report["faults_planned"] = planned
     report["faults_by_kind"] = dict(sorted(Counter(record["kind"] for record in done).items()))
-    report["injected"] = injector.records
+    report["injected"] = list(injected)
     report["acknowledged_after_last_fault"] = _acknowledged_since(histories, last)
     report["verify"] = {"checks": len(looked.checks), "failed": failed, "gate": looked.gate and looked.gate.to_json()}
     report["ok"] = (
