@@ -19,12 +19,20 @@ from onhand.edge.errors import RETRY_SECONDS, status_of
 
 STORE_CALLS_MAX = 256
 """Calls of stores under way in a process: sales, pickups, returns, goods that move, counts. The last to be refused."""
-ORDER_CALLS_MAX = 64
+ORDER_CALLS_MAX = 128
 """Orders, cancellations, carts, and whatever else changes something."""
-RESERVE_CALLS_MAX = 128
+RESERVE_CALLS_MAX = 256
 """Reservations that are made or changed."""
-READ_CALLS_MAX = 128
+READ_CALLS_MAX = 256
 """Reads."""
+CALLS_MIN = 16
+"""What a budget shrinks to at the least while its calls take too long. That of stores does not shrink."""
+CALLS_AT_FIRST = 64
+"""What a budget is at the start of a process."""
+CALL_SECONDS_TARGET = 0.4
+"""How long a call may take before fewer are let in: on a slower machine, or a busier ledger, a budget is smaller."""
+SHRINK = 0.8
+"""What is left of a budget when a call took too long; at most once in that time."""
 WINDOW_SECONDS = 1.0
 """Over how long refused calls are set against those let in."""
 RETRY_SECONDS_MAX = 30.0
@@ -44,18 +52,20 @@ RESERVE_METHODS = frozenset({"Reserve", "ChangeReservation"})
 
 
 class Budget:
-    """Calls of one kind that may be under way at once in this process."""
+    """Calls of one kind that may be under way at once in this process: as many as are answered in good time."""
 
-    def __init__(self, name: str, limit: int) -> None:
+    def __init__(self, name: str, limit_max: int, limit_min: int = CALLS_MIN) -> None:
         self.name = name
-        self.limit = limit
+        self.limit_max, self.limit_min = limit_max, limit_min
+        self.limit = float(max(limit_min, min(limit_max, CALLS_AT_FIRST)))
         self.running = 0
+        self.message = str(Overloaded(name, limit_max))
+        self._shrunk = 0.0
         self._window = 0.0
         self._refused = self._refused_before = 0
         self._admitted = self._admitted_before = 0
         self._status = b""
         self._status_until = 0.0
-        self.message = str(Overloaded(name, limit))
 
     @property
     def is_spent(self) -> bool:
@@ -64,13 +74,27 @@ class Budget:
 
     async def spend(self, call: Coroutine[Any, Any, Message]) -> Message:
         """Does the work of a call that was let in. It counts until it is over, also where nobody waits any more."""
-        self._turn(time.monotonic())
+        began = time.monotonic()
+        self._turn(began)
         self._admitted += 1
         self.running += 1
         try:
             return await call
         finally:
+            self._learn(began)
             self.running -= 1
+
+    def _learn(self, began: float) -> None:
+        """Lets fewer in where a call took too long, and a little more where they are quick and there is a use for it."""
+        if self.running < self.limit / 2:
+            return  # it is not the number of calls that makes it slow, or quick
+        now = time.monotonic()
+        if now - began > CALL_SECONDS_TARGET:
+            if began >= self._shrunk:  # it was let in by today's limit
+                self.limit = max(self.limit_min, self.limit * SHRINK)
+                self._shrunk = now
+        else:
+            self.limit = min(self.limit_max, self.limit + 1 / self.limit)
 
     def refusal(self) -> bytes:
         """The google.rpc.Status of one more refused call, encoded."""
@@ -78,7 +102,7 @@ class Budget:
         self._turn(now)
         self._refused += 1
         if now >= self._status_until:
-            self._status = status_of(Overloaded(self.name, self.limit), self.retry_seconds()).SerializeToString()
+            self._status = status_of(Overloaded(self.name, self.limit_max), self.retry_seconds()).SerializeToString()
             self._status_until = now + STATUS_SECONDS
         return self._status
 
@@ -104,7 +128,7 @@ class Admission:
     """The budgets of a process."""
 
     def __init__(self) -> None:
-        self.stores = Budget("store calls", STORE_CALLS_MAX)
+        self.stores = Budget("store calls", STORE_CALLS_MAX, STORE_CALLS_MAX)
         self.orders = Budget("orders and other changes", ORDER_CALLS_MAX)
         self.reservations = Budget("reservations", RESERVE_CALLS_MAX)
         self.reads = Budget("reads", READ_CALLS_MAX)

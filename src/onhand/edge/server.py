@@ -76,8 +76,13 @@ class Calls:
         """Begins a call that comes to its end even if its caller goes away: nothing is half done."""
         task = asyncio.create_task(call)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Message]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:  # whoever still waits gets it too
+            log.debug("a call ended: %s", error)
 
     async def follow(self, call: Coroutine[Any, Any, Message]) -> Message:
         """Lets a call end where its caller goes away: a read, which nobody waits for then."""
