@@ -1,7 +1,7 @@
 """`onhand verify`: every invariant that SQL can state, and whether the gate promises what the ledger has.
 
-The ledger's rules are read in one snapshot. The gate has none in common with it, so a difference counts only if it is still
-there, unchanged, after everything that was under way has had its time.
+The ledger's rules are read in one snapshot. The gate has none in common with it: what differs there is proved claim by claim,
+as the reconciler does it (onhand.reservations.inspect).
 """
 
 from __future__ import annotations
@@ -9,38 +9,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 
-from onhand.clock import LedgerClock, milliseconds
 from onhand.domain.errors import GateUnavailable
 from onhand.ledger.invariants import CHECK_SECONDS_MAX, EVIDENCE_MAX, Check, Progress, check_rules
 from onhand.ledger.migrate import head_revision
 from onhand.ledger.revision import REVISION
-from onhand.postgres import Connection, Database
+from onhand.postgres import Database
 from onhand.redis import GateConnections, Unreachable
-from onhand.reservations.gate import LIBRARY, Dump, Gate
-from onhand.reservations.reconcile import IN_FLIGHT_SECONDS, Difference, compare
+from onhand.reservations.gate import LIBRARY, Gate
+from onhand.reservations.inspect import LATE_SECONDS, Difference, Inspector
 from onhand.settings import Unusable
 
-LOOK_PAUSE_SECONDS = 0.25
-"""The pause between two looks at locations that differ."""
 LOOKS_AT_ONCE_MAX = 4
 """Locations compared at the same time."""
 PATROL_LOCATIONS_MAX = 200
 """Locations whose headers are read by one pipeline."""
-LATE_SECONDS = 60
-"""How long past its hint the gate may still hold a claim that the ledger closed: by then every sweeper has met it."""
 
 EPOCHS = """
 SELECT location_id, epoch FROM locations JOIN location_epochs USING (location_id) WHERE deleted_time IS NULL ORDER BY 1"""
-CLOSED = """
-SELECT claim_id FROM claims WHERE location_id = $1 AND claim_id = ANY ($2) AND state IN ('confirmed', 'consumed')"""
 
 SCHEMA_NAME, SCHEMA = "schema", "The database is at the revision that this program was made for."
 GATE_NAME, GATE = (
@@ -62,7 +53,7 @@ class GateLooks:
     stale: int = 0
     """Loaded under an epoch that the ledger has left: promises nothing, rebuilt like an empty one."""
     unsettled: int = 0
-    """Differences that kept changing while calls went on, so that nothing can be said of them."""
+    """Skus of which nothing can be said, because too much went on."""
     claims_awaiting_sweep: int = 0
     """Claims without an active reservation that the gate still holds, until their hint passes: their units are not sold."""
 
@@ -100,7 +91,9 @@ async def verify(postgres_dsn: str, redis_url: str | None, progress: Progress | 
     A gate that does not answer is a check that fails, with the reason. Changes nothing; may run beside any number of servers.
     """
     began = time.perf_counter()
-    database = await Database.open(postgres_dsn, pool_size=LOOKS_AT_ONCE_MAX, statement_seconds_max=CHECK_SECONDS_MAX)
+    database = await Database.open(
+        postgres_dsn, pool_size=2 * LOOKS_AT_ONCE_MAX, statement_seconds_max=CHECK_SECONDS_MAX
+    )
     try:
         checks, gate = [await _schema(database)], None
         if checks[0].is_ok:
@@ -146,39 +139,32 @@ async def _gate(database: Database, redis_url: str, progress: Progress | None) -
 
 @dataclass
 class _Comparison:
-    """Looks at every trusted location, and again at those that differ."""
+    """Looks at every trusted location."""
 
     database: Database
     gate: Gate
     progress: Progress
-    clock: LedgerClock = field(default_factory=LedgerClock)
     looks: GateLooks = field(default_factory=GateLooks)
     _awaiting: Counter[str] = field(default_factory=Counter)
 
+    def __post_init__(self) -> None:
+        self._inspector = Inspector(self.database, self.gate)
+
     async def run(self) -> list[dict[str, Any]]:
         """Differences that stay."""
-        await self.clock.set_by(self.database)
         trusted, violations = await self._trusted()
-        # One by one: each location has the whole time for what is under way there.
-        found: list[tuple[list[Difference], int]] = []
         slots = asyncio.Semaphore(LOOKS_AT_ONCE_MAX)
 
         async def examine(location_id: str) -> None:
-            async with slots:
-                first = await self._look(location_id)
-            # Waited for outside the slots, so that a thousand locations that differ wait all at once.
-            if first:
-                found.append(await self._watch(location_id, first, slots))
-            self.looks.compared += first is not None
-            self.looks.stale += first is None  # not trusted any more since its header was read
+            found = await self._inspect(location_id, slots)
+            violations.extend(vars(d) for d in found or ())
+            self.looks.compared += found is not None
+            self.looks.stale += found is None  # not trusted any more since its header was read
             if (self.looks.compared + self.looks.stale) % 50 == 0:
                 self.progress(f"{GATE_NAME} ({self.looks.compared} of {len(trusted)} locations)")
 
         self.progress(f"{GATE_NAME} ({len(trusted)} locations)")
         await asyncio.gather(*(examine(location_id) for location_id in trusted))
-        for lasting, unsettled in found:
-            self.looks.unsettled += unsettled
-            violations += [vars(d) for d in lasting]
         self.looks.claims_awaiting_sweep = self._awaiting.total()
         return sorted(violations, key=lambda v: (v["location_id"], v["what"], v["key"]))
 
@@ -206,62 +192,21 @@ class _Comparison:
                         ahead.append(vars(Difference(location_id, "epoch", "", header.epoch - epoch)))
         return trusted, ahead
 
-    async def _watch(
-        self, location_id: str, first: set[Difference], slots: asyncio.Semaphore
-    ) -> tuple[list[Difference], int]:
-        """What of the first look's differences never changed until calls under way are over; and how many others are left."""
-        until = time.monotonic() + IN_FLIGHT_SECONDS
-        lasting, now = set(first), first
-        while time.monotonic() < until:
-            await asyncio.sleep(LOOK_PAUSE_SECONDS)
+    async def _inspect(self, location_id: str, slots: asyncio.Semaphore) -> list[Difference] | None:
+        """What differs for certain, whatever goes on there; None where the gate is not trusted."""
+        found: dict[Difference, None] = {}
+        after, skus = "", None
+        while True:
             async with slots:
-                now = await self._look(location_id) or set()
-            lasting &= now
-            if not now:
-                break
-        return list(lasting), len(now - lasting)
-
-    async def _look(self, location_id: str) -> set[Difference] | None:
-        """What differs now beyond what claims that await their sweeper explain; None where the gate is not trusted."""
-        late_ms = milliseconds(self.clock.now() - timedelta(seconds=LATE_SECONDS))
-        dump = await self.gate.dump(location_id)
-        if dump is None:
-            return None
-        ((_, late),) = await self.gate.patrol([location_id], late_ms)
-        async with self.database.transaction(isolation="repeatable_read", readonly=True) as snapshot:
-            differences = await compare(snapshot, dump, location_id)
-            if not differences:
-                self._awaiting[location_id] = 0
-                return None if differences is None else set()
-            return await self._unexplained(snapshot, dump, differences, set(late))
-
-    async def _unexplained(
-        self, snapshot: Connection, dump: Dump, differences: Iterable[Difference], late: set[UUID]
-    ) -> set[Difference]:
-        """Leaves out claims whose sweep is not late, and the units that they keep from sale meanwhile: the safe direction.
-
-        A crash between claim and commit leaves such a claim, or between commit and its end in the gate.
-        """
-        differences = list(differences)
-        location_id = differences[0].location_id
-        surplus = {UUID(d.key) for d in differences if d.what == "claim" and d.offset > 0}
-        # The units of these left `available` in the ledger too: only the claim itself is too much.
-        gone = {r["claim_id"] for r in await snapshot.fetch(CLOSED, location_id, list(surplus))}
-        awaiting = surplus - late
-        self._awaiting[location_id] = len(awaiting)
-        kept: Counter[str] = Counter()
-        for claim_id in surplus - gone:
-            for sku, quantity in dump.claims[claim_id]:
-                kept[sku] += quantity
-        result = set()
-        for d in differences:
-            if d.what == "claim" and d.offset > 0:
-                if UUID(d.key) not in awaiting:
-                    result.add(d)
-            elif d.what == "atp":
-                if offset := d.offset + kept.pop(d.key, 0):
-                    result.add(Difference(location_id, "atp", d.key, offset))
-            else:
-                result.add(d)
-        # Units that a claim should keep from sale and that the gate offers all the same.
-        return result | {Difference(location_id, "atp", sku, units) for sku, units in kept.items()}
+                skus = await self._inspector.page(location_id, after)
+                if skus == []:
+                    return list(found)
+                look = await self._inspector.inspect(location_id, skus, relay_seconds=LATE_SECONDS)
+            if look is None:
+                return None
+            found.update(dict.fromkeys(look.differences))
+            self.looks.unsettled += len(look.unsure)
+            self._awaiting[location_id] = look.waiting
+            if skus is None:
+                return list(found)
+            after = skus[-1]

@@ -160,7 +160,7 @@ async def _step(stand: Stand) -> None:
 
 @pytest.fixture
 def in_flight_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What differs at a second look has lasted."""
+    """No increase is on its way any more."""
     monkeypatch.setattr("onhand.reservations.reconcile.IN_FLIGHT_SECONDS", -1.0)
 
 

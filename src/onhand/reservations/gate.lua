@@ -225,16 +225,29 @@ local function load(keys, argv)
   return 1
 end
 
--- dump: everything of one location at one moment.
--- Returns { epoch or false, stock, floors, claims, due } as flat field-value arrays; due is { id, milliseconds, ... }.
+local function present(key, fields)
+  local values, flat = redis.call('HMGET', key, unpack(fields)), {}
+  for i, field in ipairs(fields) do
+    if values[i] then
+      flat[#flat + 1] = field
+      flat[#flat + 1] = values[i]
+    end
+  end
+  return flat
+end
+
+-- dump: ARGV run id, JSON array of skus (at most 2000) or null: a location at one moment, all of it or these skus and all claims.
+-- Returns { epoch or false, last number applied, stock, floors, claims, due }, flat field-value arrays; due: id, milliseconds.
 local function dump(keys, argv)
-  local at = location(keys, 1)
+  local at, skus = location(keys, 1), cjson.decode(argv[2])
   local epoch = usable_epoch(at, argv[1])
   if not epoch then return { false } end
+  local is_part = type(skus) == 'table'
   return {
     epoch,
-    redis.call('HGETALL', at.stock),
-    redis.call('HGETALL', at.floors),
+    number_of(redis.call('HGET', at.stock, '#delta')),
+    is_part and present(at.stock, skus) or redis.call('HGETALL', at.stock),
+    is_part and present(at.floors, skus) or redis.call('HGETALL', at.floors),
     redis.call('HGETALL', at.claims),
     redis.call('ZRANGE', at.due, 0, -1, 'WITHSCORES'),
   }

@@ -5,6 +5,7 @@ Raises `Unreachable` where the outcome is unknown; `Untrusted` data is an answer
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from onhand.redis import LARGE_SECONDS_MAX, Command, GateConnections, Unreachabl
 LIBRARY = files(__package__).joinpath("gate.lua").read_text()
 PREFIX = "onhand_2_"
 """Of the functions' names. Another meaning of an argument is another number: servers of both versions may run at once."""
+DUMP_ROWS_MAX = 500
+"""Claims of a dump that are read before others get their turn of the event loop."""
 DUE_PAGE = 100
 """Claims past their hint that are read from one location at once."""
 
@@ -269,23 +272,34 @@ class Gate:
             lambda _: [("ZADD", _keys(loc)[3], "XX", due_ms, str(claim_id)) for loc, claim_id, due_ms in hints]
         )
 
+    @step("gate.size")
+    async def size(self, location_id: str) -> int:
+        """How many skus a location has, about: its header counts too."""
+        (reply,) = await self.connections.pipeline(lambda _: [("HLEN", _keys(location_id)[0])])
+        return int(_checked(reply))
+
     @step("gate.dump")
-    async def dump(self, location_id: str) -> Dump | None:
-        """Everything of a location, or None where its data cannot be used."""
+    async def dump(self, location_id: str, skus: Sequence[str] | None = None) -> Dump | None:
+        """A location, or of its skus only these, with all claims; None where its data cannot be used."""
         (reply,) = await self.connections.pipeline(
-            lambda run_id: [_call("dump", run_id, [location_id], None, read=True)], seconds_max=LARGE_SECONDS_MAX
+            lambda run_id: [_call("dump", run_id, [location_id], skus, read=True)], seconds_max=LARGE_SECONDS_MAX
         )
         reply = _checked(reply)
         if reply[0] is None:
             return None
-        stock, floors, claims = _pairs(reply[1]), _pairs(reply[2]), _pairs(reply[3])
+        stock, floors, due = _pairs(reply[2]), _pairs(reply[3]), _pairs(reply[5])
+        claims: dict[UUID, list[tuple[str, int]]] = {}
+        for n, (claim_id, lines) in enumerate(zip(reply[4][::2], reply[4][1::2], strict=True)):
+            claims[UUID(claim_id.decode())] = [(s, int(q)) for s, q in json.loads(lines)]
+            if n % DUMP_ROWS_MAX == 0:
+                await asyncio.sleep(0)
         return Dump(
             epoch=reply[0],
-            delta=int(stock.get("#delta", b"0")),
+            delta=reply[1],
             atp={sku: int(value) for sku, value in stock.items() if not sku.startswith("#")},
             floors={sku: int(value) for sku, value in floors.items()},
-            claims={UUID(c): [(s, int(q)) for s, q in json.loads(lines)] for c, lines in claims.items()},
-            due_ms={UUID(c): int(float(ms)) for c, ms in _pairs(reply[4]).items()},
+            claims=claims,
+            due_ms={UUID(claim_id): int(float(ms)) for claim_id, ms in due.items()},
         )
 
 

@@ -1,12 +1,9 @@
-"""Comparing gate and ledger, all the time: a difference that outlives what is in flight is reported and repaired."""
+"""Comparing gate and ledger, all the time: a difference that is proved is reported and repaired."""
 
 from __future__ import annotations
 
 import json
 import logging
-import time
-from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from onhand import crash
@@ -14,18 +11,22 @@ from onhand.ids import new_id
 from onhand.ledger.transaction import EMIT
 from onhand.postgres import Connection, Database
 from onhand.reservations.gate import Dump, Gate
+from onhand.reservations.inspect import EPOCH, Difference, Inspector
 from onhand.reservations.rebuild import LAST_DELTA, Rebuilder
+
+__all__ = ["Difference", "Reconciler", "compare"]
 
 log = logging.getLogger(__name__)
 
 LOCATIONS_PER_STEP = 5
-"""Locations compared by one step, beside those under suspicion."""
-IN_FLIGHT_SECONDS = 5.0
-"""A difference younger than this may be a call under way."""
+"""Locations, or parts of large ones, that one step compares."""
+LARGE_PER_STEP = 1
+"""Parts of large locations among them."""
+IN_FLIGHT_SECONDS = 30.0
+"""An increase that is younger may be on its way to the gate: a patrol relays it if its process died."""
 
-NEXT_LOCATIONS = """
-SELECT location_id FROM locations WHERE deleted_time IS NULL AND location_id > $1 ORDER BY location_id LIMIT $2"""
-EPOCH = "SELECT epoch FROM location_epochs WHERE location_id = $1"
+NEXT_LOCATION = """
+SELECT location_id FROM locations WHERE deleted_time IS NULL AND location_id > $1 ORDER BY location_id LIMIT 1"""
 STOCK = """
 SELECT s.sku, s.available - coalesce(r.reserved, 0) AS atp, s.safety_stock AS floor
   FROM stock_levels s
@@ -36,18 +37,11 @@ SELECT s.sku, s.available - coalesce(r.reserved, 0) AS atp, s.safety_stock AS fl
 CLAIMS = "SELECT claim_id FROM claims WHERE location_id = $1 AND state = 'active'"
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Something the gate has otherwise than the ledger: `offset` is gate minus ledger, in base units or claims."""
-
-    location_id: str
-    what: str  # atp | floor | claim | delta
-    key: str
-    offset: int
-
-
 async def compare(snapshot: Connection, dump: Dump, location_id: str) -> list[Difference] | None:
-    """What differs between a dump of the gate and the ledger; None if the ledger does not trust that dump."""
+    """What differs between a dump of the gate and a snapshot, calls under way and orphans included: for a gate at rest.
+
+    None if the ledger does not trust that dump.
+    """
     if await snapshot.fetchval(EPOCH, location_id) != dump.epoch:
         return None
     differences: list[Difference] = []
@@ -71,21 +65,31 @@ async def compare(snapshot: Connection, dump: Dump, location_id: str) -> list[Di
 
 
 class Reconciler:
-    """Walks over the locations, and keeps an eye on those that differed."""
+    """Walks over the locations, and through the large ones in parts."""
 
     def __init__(self, database: Database, gate: Gate, rebuilder: Rebuilder) -> None:
         self._database = database
         self._gate = gate
         self._rebuilder = rebuilder
-        self._last = ""
-        self._suspicions: dict[str, dict[Difference, float]] = {}
+        self._inspector = Inspector(database, gate)
+        self._location_id = ""
+        self._sku = ""  # the last that was looked at of a large location
 
     async def step(self) -> None:
-        """Compares the next locations."""
-        rows = await self._next(self._last)
-        self._last = rows[-1]["location_id"] if len(rows) == LOCATIONS_PER_STEP else ""
-        for location_id in {r["location_id"] for r in rows} | set(self._suspicions):
-            await self._look(location_id)
+        """Compares the next locations; ends where it began anew."""
+        large = 0
+        for _ in range(LOCATIONS_PER_STEP):
+            if not self._sku:
+                self._location_id = await self._next(self._location_id) or ""
+                if not self._location_id:
+                    return
+            skus = await self._inspector.page(self._location_id, self._sku)
+            self._sku = skus[-1] if skus else ""
+            if skus != []:
+                await self._look(self._location_id, skus)
+            large += skus is not None
+            if large >= LARGE_PER_STEP:
+                return
 
     async def differences(self, location_id: str) -> list[Difference] | None:
         """What differs now, calls under way included; None where the gate is not trusted and so promises nothing."""
@@ -95,36 +99,27 @@ class Reconciler:
         return await self._compare(dump, location_id)
 
     @crash.step("ledger.locations")
-    async def _next(self, after: str) -> list[Any]:
+    async def _next(self, after: str) -> str | None:
         async with self._database.connection() as connection:
-            return await connection.fetch(NEXT_LOCATIONS, after, LOCATIONS_PER_STEP)
+            location_id: str | None = await connection.fetchval(NEXT_LOCATION, after)
+        return location_id
 
-    @crash.step("ledger.compare")
+    @crash.step("ledger.compare_at_rest")
     async def _compare(self, dump: Dump, location_id: str) -> list[Difference] | None:
         async with self._database.transaction(isolation="repeatable_read", readonly=True) as snapshot:
             return await compare(snapshot, dump, location_id)
 
     @crash.step("ledger.difference")
-    async def _record(self, location_id: str, lasting: list[Difference]) -> None:
-        data = {"differences": [{"what": d.what, "key": d.key, "offset": d.offset} for d in lasting[:100]]}
+    async def _record(self, location_id: str, found: list[Difference]) -> None:
+        data = {"differences": [{"what": d.what, "key": d.key, "offset": d.offset} for d in found[:100]]}
         event = ([new_id()], ["onhand.gate.difference.v1"], [f"location/{location_id}"], [location_id])
         async with self._database.connection() as connection:
             await connection.execute(EMIT, *event, [json.dumps(data)])
 
-    async def _look(self, location_id: str) -> None:
-        found = await self.differences(location_id)
-        if not found:
-            self._suspicions.pop(location_id, None)
+    async def _look(self, location_id: str, skus: list[str] | None) -> None:
+        look = await self._inspector.inspect(location_id, skus, relay_seconds=IN_FLIGHT_SECONDS)
+        if look is None or not look.differences:
             return
-        now = time.monotonic()
-        before = self._suspicions.get(location_id, {})
-        self._suspicions[location_id] = {d: before.get(d, now) for d in found}
-        lasting = [d for d in found if now - before.get(d, now) > IN_FLIGHT_SECONDS]
-        if lasting:
-            await self._repair(location_id, lasting)
-
-    async def _repair(self, location_id: str, lasting: list[Difference]) -> None:
-        log.error("gate and ledger differ at %s, rebuilding: %s", location_id, lasting[:10])
-        await self._record(location_id, lasting)
+        log.error("gate and ledger differ at %s, rebuilding: %s", location_id, look.differences[:10])
+        await self._record(location_id, look.differences)
         await self._rebuilder.rebuild(location_id, is_forced=True)
-        del self._suspicions[location_id]
