@@ -12,8 +12,8 @@ from alembic import command
 from sqlalchemy import Connection
 
 from onhand.app import App
-from onhand.ledger import migrate as ledger_migrate
 from onhand.domain.stock import Level
+from onhand.ledger import migrate as ledger_migrate
 from onhand.ledger.invariants import check_rules
 from onhand.ledger.migrate import current_revision, head_revision, migrate
 from onhand.settings import Unusable

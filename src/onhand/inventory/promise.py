@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
 from onhand.caller import Caller
 from onhand.domain.errors import LocationNotFound, SkuNotFound, invalid
 from onhand.domain.stock import atp, sum_lines
 from onhand.ids import parse_id
 from onhand.inventory.locations import group_members
 from onhand.ledger.mutation import Ledger
+from onhand.ledger.shortfalls import SHORT_OF_RESERVATION, SHORT_RESERVATIONS
 from onhand.ledger.transaction import Transaction
+from onhand.paging import cut, decode_token, encode_token, page_size
 from onhand.reservations.availability import Availability
 from onhand.reservations.policy import is_online
 from onhand.reservations.reserve import Reservations
 from onhand.v1 import inventory_pb2 as v1
 from onhand.v1 import types_pb2
-from onhand.wire import channel_name, channel_value
+from onhand.wire import channel_name, channel_value, timestamp
 
 CELLS_MAX = 20_000
 """Skus times locations in one GetAvailability."""
@@ -37,7 +43,7 @@ SELECT location_id, name, metres FROM near WHERE metres <= $3 ORDER BY round(met
 POSITION = """
 SELECT l.location_id, p.sku, coalesce(s.available, 0) AS available, coalesce(s.allocated, 0) AS allocated,
        coalesce(s.damaged, 0) AS damaged, coalesce(s.quarantine, 0) AS quarantine,
-       coalesce(s.safety_stock, 0) AS safety_stock,
+       coalesce(s.safety_stock, 0) AS safety_stock, coalesce(s.short, 0) AS short,
        coalesce((SELECT sum((line ->> 1)::int8) FROM claims c, jsonb_array_elements(c.lines) AS line
                   WHERE c.location_id = $1 AND c.state = 'active' AND line ->> 0 = $2), 0)::int8 AS reserved,
        coalesce((SELECT sum(t.dispatched - t.received) FROM transfers JOIN transfer_lines t USING (transfer_id)
@@ -55,6 +61,7 @@ ON CONFLICT (channel, sku) DO UPDATE SET quantity = $3"""
 DROP_THRESHOLD = "DELETE FROM channel_thresholds WHERE channel = $1 AND sku = $2"
 NEW_POLICY = "UPDATE policy_version SET version = version + 1"
 PRODUCT = "SELECT true FROM products WHERE sku = $1"
+LOCATION = "SELECT true FROM locations WHERE location_id = $1 AND deleted_time IS NULL"
 
 
 class Promise:
@@ -147,6 +154,7 @@ class Promise:
             reserved=row["reserved"],
             safety_stock=row["safety_stock"],
             inbound=row["inbound"],
+            short_quantity=row["short"],
         )
         for value in types_pb2.Channel.values():
             if value == types_pb2.CHANNEL_UNSPECIFIED:
@@ -175,7 +183,35 @@ class Promise:
     async def get_reservation(self, request: v1.GetReservationRequest, caller: Caller) -> v1.GetReservationResponse:
         """Reads a reservation."""
         standing = await self._reservations.standing(parse_id("reservation_id", request.reservation_id))
-        return v1.GetReservationResponse(reservation=standing.message())
+        reservation = standing.message()
+        if reservation.state == v1.RESERVATION_STATE_ACTIVE:
+            async with self._ledger.read() as connection:
+                rows = await connection.fetch(SHORT_OF_RESERVATION, standing.reservation_id)
+            reservation.shortfalls.extend(_shortfall(row) for row in rows)
+        return v1.GetReservationResponse(reservation=reservation)
+
+    async def list_short_reservations(
+        self, request: v1.ListShortReservationsRequest, caller: Caller
+    ) -> v1.ListShortReservationsResponse:
+        """Lists what active reservations are short of, by location and sku, the oldest first."""
+        size = page_size(request.page_size)
+        after = decode_token(request, str, str, datetime, UUID) or (
+            "",
+            "",
+            datetime(1970, 1, 1, tzinfo=UTC),
+            UUID(int=0),
+        )
+        async with self._ledger.read() as connection:
+            rows = await connection.fetch(SHORT_RESERVATIONS, request.location_id, *after, size + 1)
+            if not rows and request.location_id and not await connection.fetchval(LOCATION, request.location_id):
+                raise LocationNotFound(request.location_id)
+        page, last = cut(rows, size)
+        token = (
+            encode_token(request, last["location_id"], last["sku"], last["created_time"], last["claim_id"])
+            if last
+            else ""
+        )
+        return v1.ListShortReservationsResponse(shortfalls=[_shortfall(row) for row in page], next_page_token=token)
 
     async def change_reservation(
         self, request: v1.ChangeReservationRequest, caller: Caller
@@ -227,3 +263,16 @@ class Promise:
             return v1.SetChannelThresholdResponse()
 
         return await self._ledger.mutate(request, v1.SetChannelThresholdResponse, work)
+
+
+def _shortfall(row: Any) -> v1.ReservationShortfall:
+    step = types_pb2.SHORTFALL_STEP_COUNT if row["is_to_count"] else types_pb2.SHORTFALL_STEP_CHOOSE
+    return v1.ReservationShortfall(
+        reservation_id=str(row["reservation_id"]),
+        location_id=row["location_id"],
+        sku=row["sku"],
+        quantity=row["quantity"],
+        short_quantity=row["short_quantity"],
+        next_step=step,
+        expire_time=timestamp(row["deadline"]),
+    )

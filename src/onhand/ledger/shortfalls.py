@@ -101,6 +101,9 @@ SELECT c.location_id, line ->> 0 AS sku, c.created_time, c.claim_id, c.reservati
   FROM stock_levels s JOIN claims c ON c.location_id = s.location_id AND c.state = 'active' AND c.deadline > now()
  CROSS JOIN LATERAL jsonb_array_elements(c.lines) AS line
  WHERE s.overdrawn_time IS NOT NULL AND line ->> 0 = s.sku"""
+_IS_TO_COUNT = """
+       EXISTS (SELECT FROM count_tasks t
+                WHERE t.location_id = r.location_id AND t.sku = r.sku AND t.state = 'OPEN') AS is_to_count"""
 # $3: what was available before.
 BROKEN_RESERVATIONS = f"""
 WITH reserved AS ({RESERVED} AND (s.location_id, s.sku) IN (SELECT * FROM unnest($1::text[], $2::text[])))
@@ -109,6 +112,20 @@ SELECT r.reservation_id, r.location_id, r.sku, r.quantity, least(r.quantity, r.u
  WHERE r.upto > r.available
    AND least(r.quantity, r.upto - r.available) > least(r.quantity, greatest(0, r.upto - b.available))
  ORDER BY r.location_id, r.sku, r.created_time, r.claim_id"""
+# $1: a location, or ''. $2 to $5: after which line.
+SHORT_RESERVATIONS = f"""
+WITH reserved AS ({RESERVED} AND ($1 = '' OR s.location_id = $1))
+SELECT r.*, least(r.quantity, r.upto - r.available) AS short_quantity, {_IS_TO_COUNT}
+  FROM reserved r
+ WHERE r.upto > r.available AND (r.location_id, r.sku, r.created_time, r.claim_id) > ($2, $3, $4, $5)
+ ORDER BY r.location_id, r.sku, r.created_time, r.claim_id LIMIT $6"""
+SHORT_OF_RESERVATION = f"""
+WITH reserved AS ({RESERVED} AND (s.location_id, s.sku) IN (
+    SELECT o.location_id, of ->> 0 FROM claims o CROSS JOIN jsonb_array_elements(o.lines) AS of
+     WHERE o.reservation_id = $1 AND o.state = 'active'))
+SELECT r.*, least(r.quantity, r.upto - r.available) AS short_quantity, {_IS_TO_COUNT}
+  FROM reserved r WHERE r.reservation_id = $1 AND r.upto > r.available
+ ORDER BY r.location_id, r.sku"""
 # What reservations older than a claim need of its positions.
 OLDER = """
 SELECT w.location_id, w.sku, sum((line ->> 1)::int8)::int8 AS units

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from onhand.ledger.mutation import Ledger
-from onhand.orders import cancel, fulfil, place, queries, returns, sell
+from onhand.orders import cancel, fulfil, place, queries, returns, sell, shortfalls
 from onhand.reservations.decrease import Decreases
 
 
@@ -25,6 +25,8 @@ class Orders:
         self.reset_pickup_code = partial(fulfil.reset_pickup_code, ledger)
         self.ship_fulfillment_order = partial(fulfil.ship_fulfillment_order, ledger)
         self.deliver_fulfillment_order = partial(fulfil.deliver_fulfillment_order, ledger)
+        self.list_shortfalls = partial(shortfalls.list_shortfalls, ledger)
+        self.decide_shortfall = partial(shortfalls.decide_shortfall, ledger)
         self.list_fulfillment_orders = partial(queries.list_fulfillment_orders, ledger)
         self.create_return = partial(returns.create_return, ledger)
         self.get_return = partial(queries.get_return, ledger)

@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 
 from onhand.domain.errors import invalid
 from onhand.domain.order import FulfillmentKind, FulfillmentState, OrderState
+from onhand.domain.shortage import ShortfallStep
 from onhand.domain.stock import Bucket
 from onhand.v1 import order_pb2 as pb
+from onhand.v1 import types_pb2
 
 Named = TypeVar("Named", bound=Enum)
 
@@ -26,6 +28,11 @@ def fulfillment_state(field: str, value: int) -> FulfillmentState:
 def order_state(field: str, value: int) -> OrderState:
     """The domain's state."""
     return _named(pb.OrderState, "ORDER_STATE_", OrderState, field, value)
+
+
+def shortfall_step(field: str, value: int) -> ShortfallStep:
+    """The domain's step."""
+    return _named(types_pb2.ShortfallStep, "SHORTFALL_STEP_", ShortfallStep, field, value)
 
 
 def tender_kind(field: str, value: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -14,14 +15,15 @@ from onhand.domain.errors import FulfillmentOrderNotFound, LocationNotFound, Ord
 from onhand.domain.order import PHASES, PICKUP_CODE_FAILURES_MAX, FulfillmentState, Phase
 from onhand.ids import parse_id
 from onhand.ledger.mutation import Ledger
-from onhand.orders import codes, names
+from onhand.orders import codes, names, shortfalls
+from onhand.orders.shortfalls import SHORTFALL
 from onhand.paging import decode_token, encode_token, fill, page_size
 from onhand.postgres import Connection
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import channel_value, money_to_wire, timestamp
 
 # A fulfillment order `f` as one json value.
-_FULFILLMENT = """json_build_object(
+_FULFILLMENT = f"""json_build_object(
     'fulfillment_order_id', f.fulfillment_order_id, 'order_id', f.order_id, 'location_id', f.location_id, 'kind', f.kind,
     'state', f.state, 'failures', f.pickup_code_failures, 'created_time', f.created_time, 'updated_time', f.updated_time,
     'lines', (SELECT json_agg(json_build_object('line_number', fl.line_number, 'sku', fl.sku, 'name', p.name,
@@ -31,7 +33,9 @@ _FULFILLMENT = """json_build_object(
     'shipments', (SELECT json_agg(json_build_object('shipment_id', s.shipment_id, 'carrier', s.carrier,
                   'tracking_reference', s.tracking_reference, 'shipped_time', s.shipped_time,
                   'delivered_time', s.delivered_time) ORDER BY s.shipment_id)
-                FROM shipments s WHERE s.fulfillment_order_id = f.fulfillment_order_id))"""
+                FROM shipments s WHERE s.fulfillment_order_id = f.fulfillment_order_id),
+    'shortfalls', (SELECT json_agg({SHORTFALL} ORDER BY s.shortfall_id)
+                FROM shortfalls s WHERE s.fulfillment_order_id = f.fulfillment_order_id))"""
 _ORDERS = f"""
 SELECT o.order_id, o.order_number, o.customer_id, o.channel, o.currency, o.state, o.total_minor, o.cart_id,
        o.reservation_id, o.ship_to, o.placed_time, o.created_time, o.updated_time,
@@ -55,7 +59,8 @@ SELECT r.return_id, r.order_id, o.order_number, r.location_id, r.channel, r.refu
           FROM return_lines l WHERE l.return_id = r.return_id) AS lines
   FROM returns r JOIN orders o USING (order_id)"""
 _FULFILLMENTS = (
-    f"SELECT o.order_number, {_FULFILLMENT} AS fulfillment FROM fulfillment_orders f JOIN orders o USING (order_id)"
+    f"SELECT o.order_number, o.customer_id, {_FULFILLMENT} AS fulfillment"
+    " FROM fulfillment_orders f JOIN orders o USING (order_id)"
 )
 _LOCATION_EXISTS = "SELECT EXISTS (SELECT FROM locations WHERE location_id = $1)"
 
@@ -75,6 +80,10 @@ class _Filters:
         self.values.append(value)
         self._conditions.append(condition.replace("$?", f"${len(self.values)}"))
 
+    def require(self, condition: str) -> None:
+        """Adds a condition that has no value."""
+        self._conditions.append(condition)
+
     def where(self) -> str:
         """The WHERE clause, if there is any condition."""
         return " WHERE " + " AND ".join(self._conditions) if self._conditions else ""
@@ -93,7 +102,7 @@ async def read_fulfillment_order(connection: Connection, fulfillment_order_id: U
     row = await connection.fetchrow(f"{_FULFILLMENTS} WHERE f.fulfillment_order_id = $1", fulfillment_order_id)
     if row is None:
         raise FulfillmentOrderNotFound(str(fulfillment_order_id))
-    return _fulfillment(row["fulfillment"], row["order_number"])
+    return _listed_fulfillment(row)
 
 
 async def read_return(connection: Connection, return_id: UUID) -> pb.Return:
@@ -128,6 +137,11 @@ async def list_orders(ledger: Ledger, request: pb.ListOrdersRequest, caller: Cal
     if request.location_id:
         filters.add(
             "o.order_id IN (SELECT order_id FROM fulfillment_orders WHERE location_id = $?)", request.location_id
+        )
+    if request.is_short:
+        filters.require(
+            "o.order_id IN (SELECT order_id FROM shortfalls JOIN fulfillment_orders USING (fulfillment_order_id)"
+            " WHERE open_quantity > 0)"
         )
     if after:
         filters.add("o.order_id < $?", after[0])
@@ -181,11 +195,13 @@ async def list_returns(ledger: Ledger, request: pb.ListReturnsRequest, caller: C
 
 # ------------------------------------------------------------------------------------------------------ rows to messages
 def _listed_fulfillment(row: Any) -> pb.FulfillmentOrder:
-    return _fulfillment(row["fulfillment"], row["order_number"])
+    return _fulfillment(row["fulfillment"], row["order_number"], row["customer_id"])
 
 
 def _order(row: Any) -> pb.Order:
-    currency = row["currency"]
+    currency, short = row["currency"], Counter[int]()
+    for work in row["fulfillments"]:
+        short.update(_short_of_lines(work))
     order = pb.Order(
         order_id=str(row["order_id"]),
         order_number=row["order_number"],
@@ -212,10 +228,13 @@ def _order(row: Any) -> pb.Order:
                 price_quantity=line["price_quantity"],
                 total=money_to_wire(line["total_minor"], currency),
                 refunded=money_to_wire(line["refunded_minor"], currency),
+                short_quantity=short[line["line_number"]],
             )
             for line in row["lines"]
         ],
-        fulfillment_orders=[_fulfillment(value, row["order_number"]) for value in row["fulfillments"]],
+        fulfillment_orders=[
+            _fulfillment(value, row["order_number"], row["customer_id"]) for value in row["fulfillments"]
+        ],
         tenders=[
             pb.Tender(
                 kind=pb.TenderKind.Value(f"TENDER_KIND_{tender['kind']}"),
@@ -230,7 +249,16 @@ def _order(row: Any) -> pb.Order:
     return order
 
 
-def _fulfillment(value: dict[str, Any], order_number: str) -> pb.FulfillmentOrder:
+def _short_of_lines(work: dict[str, Any]) -> Counter[int]:
+    """How many units of a fulfillment order are short, by line."""
+    short = Counter[int]()
+    for shortfall in work["shortfalls"] or ():
+        short[shortfall["line_number"]] += shortfall["open_quantity"]
+    return short
+
+
+def _fulfillment(value: dict[str, Any], order_number: str, customer_id: str) -> pb.FulfillmentOrder:
+    short = _short_of_lines(value)
     return pb.FulfillmentOrder(
         fulfillment_order_id=value["fulfillment_order_id"],
         order_id=value["order_id"],
@@ -238,7 +266,7 @@ def _fulfillment(value: dict[str, Any], order_number: str) -> pb.FulfillmentOrde
         location_id=value["location_id"],
         kind=pb.FulfillmentKind.Value(f"FULFILLMENT_KIND_{value['kind']}"),
         state=pb.FulfillmentState.Value(f"FULFILLMENT_STATE_{value['state']}"),
-        lines=[pb.FulfillmentLine(**line) for line in value["lines"]],
+        lines=[pb.FulfillmentLine(**line, short_quantity=short[line["line_number"]]) for line in value["lines"]],
         shipments=[
             pb.Shipment(
                 shipment_id=shipment["shipment_id"],
@@ -252,6 +280,10 @@ def _fulfillment(value: dict[str, Any], order_number: str) -> pb.FulfillmentOrde
         is_pickup_locked=value["failures"] >= PICKUP_CODE_FAILURES_MAX,
         created_time=_time(value["created_time"]),
         updated_time=_time(value["updated_time"]),
+        shortfalls=[
+            shortfalls.message(shortfall, value["order_id"], order_number, customer_id)
+            for shortfall in value["shortfalls"] or ()
+        ],
     )
 
 
