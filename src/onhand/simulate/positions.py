@@ -39,6 +39,9 @@ SWEPT_SECONDS_MAX = 15.0
 COUNT_UNITS_MAX = 12
 """How many units a count of this workload may take at most (it counts 3 less than it read; others may move in between)."""
 
+UNAVAILABLE, NOT_SENT = "UNAVAILABLE", "failed to connect to all addresses"
+"""What gRPC says of a call that was never sent: there was no connection. It holds nothing."""
+
 _DECISIONS = ("AdjustStock", "MoveStock", "DispatchTransfer")
 _SHORT = re.compile(r"(\d+) requested, (\d+) available")
 
@@ -213,7 +216,7 @@ class _Builder:
     # --------------------------------------------------------------------------------------------------------- holds
     def _hold(self, call: Call, attempt: Record) -> None:
         wants, seconds = _wants(call, attempt)
-        if not wants:
+        if not wants or attempt.reason == UNAVAILABLE and NOT_SENT in attempt.detail.get("message", ""):
             return
         is_broken = self.calm.is_broken(attempt.begin, attempt.end)
         is_alone = len(call.attempts) == 1 and attempt.outcome == OK and not is_broken and call.kind != "Sell"
