@@ -17,7 +17,9 @@ PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I"$$
 # A check says nothing unless it fails.
 QUIET  = sh -c 'mkdir -p build && "$$@" > build/lint.log 2>&1 || { cat build/lint.log; exit 1; }' --
 
-.PHONY: run test test-redis7 test-tcp soak lint lint-protos protos lock clean
+MODEL ?= full
+
+.PHONY: run test model test-redis7 test-tcp soak lint lint-protos protos lock clean
 .DELETE_ON_ERROR:
 
 run: $(INSTALLED) $(GENERATED)
@@ -25,6 +27,10 @@ run: $(INSTALLED) $(GENERATED)
 
 test: $(INSTALLED) $(GENERATED)
 	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+
+# Every interleaving of the protocol, larger than `make test` has it. MODEL=deep: larger still. MODEL=<a name>: the way there.
+model: $(INSTALLED)
+	@$(BIN)/python -m model $(MODEL)
 
 # The same suite on the oldest gate that is supported, and over TCP with TLS as production has it.
 test-redis7: $(INSTALLED) $(GENERATED)
