@@ -216,7 +216,7 @@ class _Builder:
     # --------------------------------------------------------------------------------------------------------- holds
     def _hold(self, call: Call, attempt: Record) -> None:
         wants, seconds = _wants(call, attempt)
-        if not wants or attempt.reason == UNAVAILABLE and NOT_SENT in attempt.detail.get("message", ""):
+        if not wants or (attempt.reason == UNAVAILABLE and NOT_SENT in attempt.detail.get("message", "")):
             return
         is_broken = self.calm.is_broken(attempt.begin, attempt.end)
         is_alone = len(call.attempts) == 1 and attempt.outcome == OK and not is_broken and call.kind != "Sell"
