@@ -93,12 +93,14 @@ class App:
         Raises Unusable at once where waiting does not help.
         """
         connections = GateConnections(redis_url, LIBRARY)
-        database = await patiently(f"PostgreSQL at {host_of(postgres_dsn)}", lambda: Database.open(postgres_dsn))
+        ledger = f"PostgreSQL at {host_of(postgres_dsn)}"
+        database = await patiently(ledger, lambda: Database.open(postgres_dsn))
         try:
-            await check_revision(database)
+            # Each of them anew: what answered a moment ago may be gone.
+            await patiently(ledger, lambda: check_revision(database))
             await patiently(f"Redis/Valkey at {host_of(redis_url)}", connections.check)
             app = cls(database, connections)
-            await app.prepare()
+            await patiently(ledger, app.prepare)
         except BaseException:
             await connections.close()
             await database.close()
