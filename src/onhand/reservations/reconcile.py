@@ -22,6 +22,8 @@ LOCATIONS_PER_STEP = 5
 """Locations, or parts of large ones, that one step compares."""
 LARGE_PER_STEP = 1
 """Parts of large locations among them."""
+FAILURES_MAX = 3
+"""How often a part may fail to be compared, or repaired, before the others get their turn."""
 IN_FLIGHT_SECONDS = 30.0
 """An increase that is younger may be on its way to the gate: a patrol relays it if its process died."""
 
@@ -73,23 +75,36 @@ class Reconciler:
         self._rebuilder = rebuilder
         self._inspector = Inspector(database, gate)
         self._location_id = ""
+        self._failures = 0
         self._sku = ""  # the last that was looked at of a large location
 
     async def step(self) -> None:
         """Compares the next locations; ends where it began anew."""
         large = 0
         for _ in range(LOCATIONS_PER_STEP):
-            if not self._sku:
-                self._location_id = await self._next(self._location_id) or ""
-                if not self._location_id:
-                    return
-            skus = await self._inspector.page(self._location_id, self._sku)
-            self._sku = skus[-1] if skus else ""
-            if skus != []:
-                await self._look(self._location_id, skus)
+            location_id = self._location_id if self._sku else await self._next(self._location_id)
+            if location_id is None:
+                self._location_id = ""
+                return
+            skus = await self._part(location_id)
+            # Only now: what could not be looked at is looked at again.
+            self._location_id, self._sku, self._failures = location_id, skus[-1] if skus else "", 0
             large += skus is not None
             if large >= LARGE_PER_STEP:
                 return
+
+    async def _part(self, location_id: str) -> list[str] | None:
+        """Looks at the next part of a location, and returns its skus. One that fails all the time is left out for this turn."""
+        try:
+            skus = await self._inspector.page(location_id, self._sku)
+            if skus != []:
+                await self._look(location_id, skus)
+        except Exception:
+            self._failures += 1
+            if self._failures >= FAILURES_MAX:
+                self._location_id, self._sku, self._failures = location_id, "", 0
+            raise
+        return skus
 
     async def differences(self, location_id: str) -> list[Difference] | None:
         """What differs now, calls under way included; None where the gate is not trusted and so promises nothing."""
