@@ -343,6 +343,17 @@ class Api:
         finally:
             await connection.close()
 
+    @asynccontextmanager
+    async def locked_table(self, table: str) -> AsyncIterator[None]:
+        """Holds a table against every call, reads too."""
+        connection = await asyncpg.connect(asyncpg_dsn(self.dsn))
+        try:
+            async with connection.transaction():
+                await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+                yield
+        finally:
+            await connection.close()
+
     async def until_waiting(self, count: int = 1) -> None:
         """Returns when so many statements wait for a lock in this test's database."""
         waiting = """

@@ -59,13 +59,12 @@ class Budget:
         self.limit_max, self.limit_min = limit_max, limit_min
         self.limit = float(max(limit_min, min(limit_max, CALLS_AT_FIRST)))
         self.running = 0
-        self.message = str(Overloaded(name, limit_max))
         self._shrunk = 0.0
         self._window = 0.0
         self._refused = self._refused_before = 0
         self._admitted = self._admitted_before = 0
-        self._status = b""
-        self._status_until = 0.0
+        self._refusal = "", b""
+        self._refusal_until = 0.0
 
     @property
     def is_spent(self) -> bool:
@@ -96,15 +95,16 @@ class Budget:
         else:
             self.limit = min(self.limit_max, self.limit + 1 / self.limit)
 
-    def refusal(self) -> bytes:
-        """The google.rpc.Status of one more refused call, encoded."""
+    def refusal(self) -> tuple[str, bytes]:
+        """What one more refused call is told: the message, and its google.rpc.Status, encoded."""
         now = time.monotonic()
         self._turn(now)
         self._refused += 1
-        if now >= self._status_until:
-            self._status = status_of(Overloaded(self.name, self.limit_max), self.retry_seconds()).SerializeToString()
-            self._status_until = now + STATUS_SECONDS
-        return self._status
+        if now >= self._refusal_until:
+            status = status_of(Overloaded(self.name, int(self.limit)), self.retry_seconds())
+            self._refusal = status.message, status.SerializeToString()
+            self._refusal_until = now + STATUS_SECONDS
+        return self._refusal
 
     def retry_seconds(self) -> float:
         """How long a refused caller should wait: the longer, the more are refused for each that is let in.

@@ -121,7 +121,8 @@ class Method:
         """Answers one call before its deadline, or aborts it with a google.rpc.Status."""
         budget = self._budget
         if budget.is_spent:
-            await context.abort(OVERLOADED_CODE, budget.message, ((DETAILS_KEY, budget.refusal()),))
+            message, encoded_status = budget.refusal()
+            await context.abort(OVERLOADED_CODE, message, ((DETAILS_KEY, encoded_status),))
         try:
             return await self._answered(encoded, context)
         except Refusal as refusal:
