@@ -225,3 +225,43 @@ async def test_a_buyer_is_not_refused_by_data_that_lacks_an_answered_increase(st
     await server.reserve({NORTH: {MILK: 2}})
     line.lost.clear()
     await stand.audit()
+
+
+async def test_a_buyer_is_not_refused_by_outdated_data_that_others_have_replaced_meanwhile(stand: Stand) -> None:
+    """Mutant "refusal is doubted by the gate's epoch of another moment"."""
+    server, cut_off, other = await stand.server(), await stand.server(), await stand.server()
+    await stand.stocked(NORTH, {MILK: 1})
+    await server.reserve({NORTH: {MILK: 1}})
+    line = Line(cut_off.app)
+    line.lost.update({"apply", "load"})
+    await cut_off.receive(NORTH, {MILK: 2})  # answered, and not in the gate's data
+    await cut_off.quiet()
+    pause = Pause(server.app.claims, "was_outdated")
+    call = asyncio.create_task(server.reserve({NORTH: {MILK: 2}}))
+    await pause.reached.wait()  # refused by that data
+    await other.app.rebuilder.rebuild(NORTH)
+    pause.go.set()
+    await call
+    line.lost.clear()
+    await stand.audit()
+
+
+async def test_a_read_shows_no_release_without_the_sale_that_went_past_the_gate(stand: Stand) -> None:
+    """Mutant "ledger's epoch is asked beside the read"."""
+    reader, cut_off, other = await stand.server(), await stand.server(), await stand.server()
+    await stand.stocked(NORTH, {MILK: 5})
+    held = await other.reserve({NORTH: {MILK: 1}})
+    pause = Pause(reader.app.gate, "read")
+    call = asyncio.create_task(reader.atp(NORTH))
+    await pause.reached.wait()
+    wires = [Line(cut_off.app), Line(other.app)]
+    wires[0].cut()
+    wires[1].lost.add("load")
+    await cut_off.sell(NORTH, {MILK: 4})
+    await other.release(held.reservation_id)  # given back to the data that lacks the sale
+    assert await stand.gate_atp() == 5
+    pause.go.set()
+    assert await call == 1
+    for wire in wires:
+        wire.mend()
+    await stand.audit()

@@ -97,9 +97,10 @@ class Availability:
     async def _round(self, reads: Sequence[Read]) -> list[Seen | BaseException]:
         wanted = [(location_id, read.skus) for read in reads for location_id in read.location_ids]
         locations = {location_id for location_id, _ in wanted}
-        from_gate, from_ledger = await asyncio.gather(
-            self._gate.read(wanted), self._soon(self._epochs(locations)), return_exceptions=True
-        )
+        # One after the other: an epoch that was asked for before the gate was read may be over by then, and the old data
+        # show an increase without the sale that went past it.
+        (from_gate,) = await asyncio.gather(self._gate.read(wanted), return_exceptions=True)
+        (from_ledger,) = await asyncio.gather(self._soon(self._epochs(locations)), return_exceptions=True)
         if isinstance(from_ledger, BaseException):
             return self._stale(reads, from_gate, from_ledger)
         if isinstance(from_gate, BaseException):
@@ -159,7 +160,7 @@ class Availability:
             await self._policy.refresh(rows[0]["version"])
         return {r["location_id"]: r["epoch"] for r in rows if r["location_id"] is not None}
 
-    @step("ledger.epochs", model=("read",))
+    @step("ledger.epochs", model=("ask",))
     async def _fetch_epochs(self, location_ids: list[str]) -> list[Any]:
         async with self._database.connection() as connection:
             return await connection.fetch(EPOCHS, location_ids)

@@ -32,11 +32,15 @@ Wants = Sequence[tuple[str, Lines]]
 
 
 class GateShort(Exception):
-    """The gate refuses lines for lack of stock; nothing is held. It was asked at `asked` (monotonic)."""
+    """The gate refuses lines for lack of stock; nothing is held. It was asked at `asked` (monotonic).
 
-    def __init__(self, shorts: Sequence[Short], policy_version: int, asked: float) -> None:
+    `epochs` are of the data that refused, by location.
+    """
+
+    def __init__(self, shorts: Sequence[Short], epochs: Mapping[str, int], policy_version: int, asked: float) -> None:
         super().__init__(shorts)
         self.shorts = tuple(shorts)
+        self.epochs = epochs
         self.policy_version = policy_version
         self.asked = asked
 
@@ -132,12 +136,14 @@ class Claims:
         asked: float,
     ) -> None:
         shorts: list[Short] = []
+        epochs: dict[str, int] = {}
         for take, result in zip(takes, results, strict=True):
             if isinstance(result, Unreachable):
                 raise unavailable(result)
             if isinstance(result, BaseException):
                 raise result
             if isinstance(result, Refused):
+                epochs[take.location_id] = result.epoch
                 shorts += [
                     Short(take.location_id, sku, quantity, result.available[sku])
                     for sku, quantity, _ in take.lines
@@ -149,21 +155,19 @@ class Claims:
         if untrusted:
             await asyncio.gather(*(self._rebuilder.rebuild(location_id) for location_id in untrusted))
         elif shorts:
-            raise GateShort(shorts, policy_version, asked)
+            raise GateShort(shorts, epochs, policy_version, asked)
 
     async def was_outdated(self, short: GateShort) -> bool:
         """Whether a refusal came from data that the ledger does not trust any more; it is rebuilt then, so ask again.
 
         A location's epoch is raised where an increase did not reach the gate: the old data knows nothing of it.
         """
-        try:
-            outdated = [
-                location_id
-                for location_id in sorted({s.location_id for s in short.shorts})
-                if not await self._rebuilder.is_trusted(location_id)
-            ]
-        except Unreachable as error:
-            raise unavailable(error) from error
+        # By the epoch of the data that refused, for others may have had the location rebuilt since.
+        outdated = [
+            location_id
+            for location_id, epoch in sorted(short.epochs.items())
+            if not await self._rebuilder.is_current(location_id, epoch)
+        ]
         await asyncio.gather(*(self._rebuilder.rebuild(location_id) for location_id in outdated))
         return bool(outdated)
 

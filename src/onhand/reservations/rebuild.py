@@ -130,10 +130,9 @@ class Rebuilder:
                 await asyncio.sleep(BACK_OFF_SECONDS * 2**attempt)
             raise GateUnavailable(detail)
 
-    async def is_trusted(self, location_id: str) -> bool:
-        """Whether the gate's data of a location is of the ledger's epoch. Raises Unreachable, LedgerUnavailable."""
-        header, epoch = await self._standing(location_id)
-        return header.epoch != 0 and header.epoch == epoch
+    async def is_current(self, location_id: str, epoch: int) -> bool:
+        """Whether the ledger still has the epoch of data that was used before. Raises LedgerUnavailable."""
+        return await self._epoch(location_id) == epoch
 
     async def _standing(self, location_id: str) -> tuple[Header, int]:
         """The gate's header, and the ledger's epoch (0: no such location), asked after it."""
@@ -157,7 +156,7 @@ class Rebuilder:
                 return False
             await asyncio.sleep(LOOK_SECONDS)
 
-    @step("ledger.epoch")
+    @step("ledger.epoch", model=("doubt",))
     async def _epoch(self, location_id: str) -> int | None:
         async with self._database.connection() as connection:
             epoch: int | None = await connection.fetchval(EPOCH, location_id)
