@@ -17,19 +17,19 @@ from google.protobuf.message import Message
 from onhand.domain.errors import Overloaded
 from onhand.edge.errors import RETRY_SECONDS, status_of
 
-STORE_CALLS_MAX = 256
+STORE_CALLS_MAX = 1000
 """Calls of stores under way in a process: sales, pickups, returns, goods that move, counts. The last to be refused."""
-ORDER_CALLS_MAX = 128
+ORDER_CALLS_MAX = 500
 """Orders, cancellations, carts, and whatever else changes something."""
-RESERVE_CALLS_MAX = 256
+RESERVE_CALLS_MAX = 2000
 """Reservations that are made or changed."""
-READ_CALLS_MAX = 256
+READ_CALLS_MAX = 1000
 """Reads."""
 CALLS_MIN = 16
 """What a budget shrinks to at the least while its calls take too long. That of stores does not shrink."""
-CALLS_AT_FIRST = 64
+CALLS_AT_FIRST = 500
 """What a budget is at the start of a process."""
-CALL_SECONDS_TARGET = 0.4
+CALL_SECONDS_TARGET = 0.8
 """How long a call may take before fewer are let in: on a slower machine, or a busier ledger, a budget is smaller."""
 SHRINK = 0.8
 """What is left of a budget when a call took too long; at most once in that time."""

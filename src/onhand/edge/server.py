@@ -31,6 +31,7 @@ from onhand.domain.errors import (
 from onhand.edge.admission import Admission, Budget
 from onhand.edge.errors import CODES, DETAILS_KEY, status_of
 from onhand.edge.validation import Validator
+from onhand.telemetry import CALL_SECONDS, REFUSALS
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ ANSWER_SECONDS_MAX = 0.25
 """How long before its deadline a call is answered at the latest, so that the answer reaches its caller in time."""
 ANSWER_SHARE = 0.1
 """The same, as a share of the time that it has: what counts is whichever is less."""
-PENDING_MAX = 200
-"""Calls of one method that gRPC holds, unread, for a process too busy to look; beyond that it refuses them itself."""
+PENDING_MAX = 5000
+"""Calls of one method that gRPC holds, unread, for a process too busy to look; it cancels what comes beyond."""
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """The largest request or answer."""
 ACTOR_LENGTH_MAX = 128
@@ -111,6 +112,7 @@ class Method:
     ) -> None:
         self.name = descriptor.full_name
         self._budget = budget
+        self._seconds: dict[grpc.StatusCode, Any] = {}
         self._request_type = message_factory.GetMessageClass(descriptor.input_type)
         self._calls = calls
         self._handler = handler
@@ -119,25 +121,40 @@ class Method:
 
     async def answer(self, encoded: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
         """Answers one call before its deadline, or aborts it with a google.rpc.Status."""
-        budget = self._budget
+        budget, began, code = self._budget, time.perf_counter(), grpc.StatusCode.CANCELLED
         if budget.is_spent:
+            self._observe(OVERLOADED_CODE, began)
+            REFUSALS.labels(Overloaded.reason).inc()
             message, encoded_status = budget.refusal()
             await context.abort(OVERLOADED_CODE, message, ((DETAILS_KEY, encoded_status),))
         try:
-            return await self._answered(encoded, context)
+            response = await self._answered(encoded, context)
+            code = grpc.StatusCode.OK
+            return response
         except Refusal as refusal:
+            code = CODES[refusal.kind]
+            REFUSALS.labels(refusal.reason).inc()
             status = status_of(refusal, budget.retry_seconds())
             if isinstance(refusal, RequestIdReused):
                 log.info("%s: %s", self.name, refusal)
-            await context.abort(CODES[refusal.kind], status.message, ((DETAILS_KEY, status.SerializeToString()),))
+            await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception:
             log.exception("%s failed", self.name)
+            code = grpc.StatusCode.INTERNAL
             await context.abort(
                 grpc.StatusCode.INTERNAL, "an error of onhand's own; it is logged. Repeat with the same request_id"
             )
+        finally:
+            self._observe(code, began)
         raise AssertionError("not reached: abort raises")
+
+    def _observe(self, code: grpc.StatusCode, began: float) -> None:
+        observer = self._seconds.get(code)
+        if observer is None:  # kept, for to find it by its labels takes longer than to use it
+            observer = self._seconds[code] = CALL_SECONDS.labels(self.name, code.name)
+        observer.observe(time.perf_counter() - began)
 
     async def _answered(self, encoded: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
         if self._calls.is_stopping:
