@@ -130,6 +130,16 @@ async def test_a_wrong_code_that_is_sent_again_after_a_time_out_counts_once(shop
     await shop.hand_over(work, code, same)
 
 
+async def test_a_wrong_code_that_is_sent_again_after_others_counts_once_too(shop: Shop) -> None:
+    work, code = await shop.ready({NORTH: {MILK: 1}})
+    attempts = [(f"XXXXXX{n}", request_id()) for n in range(2)]
+    for _ in range(3):
+        for said, request in attempts:
+            await refused(shop.hand_over(work, said, request))
+    assert (await told(shop.hand_over(work, WRONG)))[1]["attempts_left"] == "2"
+    await shop.hand_over(work, code)
+
+
 async def test_other_codes_under_one_request_id_are_all_counted(shop: Shop) -> None:
     work, code = await shop.ready({NORTH: {MILK: 1}})
     same = request_id()

@@ -86,12 +86,14 @@ UPDATE fulfillment_lines p SET cancelled_quantity = p.cancelled_quantity + n.qua
   FROM unnest($1::uuid[], $2::int[], $3::int8[]) AS n (fulfillment_order_id, line_number, quantity)
  WHERE p.fulfillment_order_id = n.fulfillment_order_id AND p.line_number = n.line_number"""
 
-# One statement, so that wrong codes that come at once are counted one after the other. A right code is not counted.
+# One statement, so that wrong codes that come at once are counted one after the other. A right code is not counted. The
+# attempts that were counted since the last reset, PICKUP_CODE_FAILURES_MAX at most, stand one behind the other.
 COUNT_WRONG_CODE = """
-UPDATE fulfillment_orders SET pickup_code_failures = pickup_code_failures + 1, pickup_code_attempt = $3, updated_time = now()
+UPDATE fulfillment_orders SET pickup_code_failures = pickup_code_failures + 1, updated_time = now(),
+       pickup_code_attempt = coalesce(pickup_code_attempt, ''::bytea) || $3::bytea
  WHERE fulfillment_order_id = $1 AND kind = 'PICKUP' AND state = 'READY_FOR_PICKUP' AND pickup_code_failures < $4
    AND pickup_code_hash <> sha256(pickup_code_salt || convert_to($2, 'UTF8'))
-   AND pickup_code_attempt IS DISTINCT FROM $3
+   AND position($3::bytea in coalesce(pickup_code_attempt, ''::bytea)) = 0
 RETURNING pickup_code_failures"""
 SET_CODE = """
 UPDATE fulfillment_orders SET pickup_code_salt = $2, pickup_code_hash = $3, pickup_code_failures = 0,
@@ -360,7 +362,7 @@ async def cancel_parts(connection: Connection, units: Sequence[tuple[UUID, int, 
 async def count_wrong_code(
     connection: Connection, fulfillment_order_id: UUID, code: str, attempt: bytes, failures_max: int
 ) -> None:
-    """Counts a code as a failure if it is wrong, and `attempt` is not the last that was counted. Commits by itself."""
+    """Counts a code as a failure if it is wrong, and `attempt` was not counted before. Commits by itself."""
     await connection.execute(COUNT_WRONG_CODE, fulfillment_order_id, code, attempt, failures_max)
 
 
