@@ -52,6 +52,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Weeks = Annotated[str, typer.Option("--weeks", help="Weeks A-B of the real data, 1-1 to 53-53.")]
 Seed = Annotated[int, typer.Option("--seed", help="Decides everything that is drawn.")]
 ProcessCount = Annotated[int, typer.Option("--processes", min=1, max=64, help="How many processes.")]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        envvar="ONHAND_METRICS_PORT",
+        min=0,
+        max=65535,
+        help="Serve Prometheus metrics of all processes here; 0 chooses a free port.",
+    ),
+]
 Data = Annotated[Path, typer.Option("--data", help="Folder of the dev stack's data.")]
 DATA = Path(".onhand")
 
@@ -147,12 +157,14 @@ def serve(
     port: Annotated[
         int, typer.Option("--port", envvar="ONHAND_PORT", min=0, max=65535, help="gRPC port; 0 chooses a free one.")
     ] = 50051,
+    metrics_port: MetricsPort = None,
     postgres: Dsn = None,
     redis: Url = None,
     data: Data = DATA,
 ) -> None:
     """Serve gRPC from given databases."""
     from onhand import serve as servers
+    from onhand.telemetry import exposed
 
     dsn, url = _addresses(postgres, redis, data)
     if "ONHAND_PORT_IS_SHARED" in os.environ:
@@ -160,16 +172,19 @@ def serve(
         return
     held = servers.reserve_port(host, port)
     actual = held.getsockname()[1]
-    if processes == 1:
-        _run(lambda: _serve_here(dsn, url, host, actual))
-        return
-    # What would keep all of them from serving is found here, once.
-    _run(lambda: _look(dsn, url))
-    children = servers.server_processes(postgres_dsn=dsn, redis_url=url, host=host, port=actual, count=processes)
-    try:
-        _run(lambda: servers.until_stopped(children.check))
-    finally:
-        children.stop()
+    with exposed(host, metrics_port, is_alone=processes == 1) as metrics:
+        if processes == 1:
+            _run(lambda: _serve_here(dsn, url, host, actual))
+            return
+        # What would keep all of them from serving is found here, once.
+        _run(lambda: _look(dsn, url))
+        children = servers.server_processes(
+            postgres_dsn=dsn, redis_url=url, host=host, port=actual, count=processes, metrics=metrics
+        )
+        try:
+            _run(lambda: servers.until_stopped(children.check))
+        finally:
+            children.stop()
 
 
 async def _open(dsn: str, url: str) -> App:
@@ -211,12 +226,14 @@ def dev(
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 chooses a free one.")] = 50051,
     processes: ProcessCount = 1,
+    metrics_port: MetricsPort = None,
     sample: Annotated[bool, typer.Option(help="Load sample data at the first start.")] = True,
 ) -> None:
     """Start everything on this machine: PostgreSQL, Valkey, sample data, server. Ctrl-C stops all of it."""
     from onhand import serve as servers
     from onhand.dev.stack import DevStack
     from onhand.ledger.migrate import migrate as migrate_ledger
+    from onhand.telemetry import exposed
 
     # SIGTERM ends all of this in order, as Ctrl-C does, whatever is under way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -226,12 +243,20 @@ def dev(
     except servers.PortTakenError as error:
         _fail(f"{error} (make run ARGS='--port N')")
     actual = held.getsockname()[1]
-    with DevStack(data, server=f"{host}:{actual}") as stack:
+    with (
+        DevStack(data, server=f"{host}:{actual}") as stack,
+        exposed(host, metrics_port, is_alone=False) as metrics,
+    ):
         migrate_ledger(stack.postgres_dsn)
         if sample:
             _load_sample(stack.postgres_dsn)
         children = servers.server_processes(
-            postgres_dsn=stack.postgres_dsn, redis_url=stack.redis_url, host=host, port=actual, count=processes
+            postgres_dsn=stack.postgres_dsn,
+            redis_url=stack.redis_url,
+            host=host,
+            port=actual,
+            count=processes,
+            metrics=metrics,
         )
         try:
             _run(lambda: _watch_dev(stack, children, None if data == DATA else data, began))

@@ -19,6 +19,7 @@ from asyncpg.pool import PoolConnectionProxy
 from onhand.deadline import patience, seconds_left, shared_context
 from onhand.domain.errors import LedgerUnavailable, Overloaded
 from onhand.settings import Unusable, host_of
+from onhand.telemetry import LEDGER_UNAVAILABLE
 
 if TYPE_CHECKING:
     Connection = PoolConnectionProxy[asyncpg.Record]
@@ -173,6 +174,7 @@ class Database:
             try:
                 connection = await pool.acquire(timeout=ACQUIRE_SECONDS_MAX)
             except UNAVAILABLE_ERRORS as error:
+                LEDGER_UNAVAILABLE.inc()
                 raise NotReached(f"{type(error).__name__}: {error}"[:200]) from error
             try:
                 try:
@@ -185,6 +187,7 @@ class Database:
             except asyncpg.LockNotAvailableError as error:
                 raise NotReached(f"{type(error).__name__}: {error}"[:200]) from error
             except UNAVAILABLE_ERRORS as error:
+                LEDGER_UNAVAILABLE.inc()
                 raise LedgerUnavailable(f"{type(error).__name__}: {error}"[:200]) from error
             self._heard = time.monotonic()
         finally:
@@ -202,6 +205,7 @@ class Database:
     async def _turn(self) -> None:
         """Waits for the right to one of the connections."""
         if self._is_silent:
+            LEDGER_UNAVAILABLE.inc()
             raise NotReached(f"silent, and asked again every {PROBE_PAUSE_SECONDS} s")
         seconds = seconds_left(ACQUIRE_SECONDS_MAX)
         if seconds <= 0:

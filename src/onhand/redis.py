@@ -22,6 +22,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from onhand.deadline import patience, shared_context
 from onhand.domain.errors import GateUnavailable
 from onhand.settings import Unusable, host_of
+from onhand.telemetry import GATE_UNREACHABLE
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +164,7 @@ class GateConnections:
         """
         async with self._slots:
             if self._silence:
+                GATE_UNREACHABLE.inc()
                 raise Unreachable(f"silent, and asked again every {PROBE_SECONDS} s: {self._silence}")
             bound: _Bound | None = None
             try:
@@ -183,6 +185,7 @@ class GateConnections:
                 if bound is not None:  # replies of this call may still be on their way
                     await self._drop(bound)
                 if isinstance(error, (Unreachable, *CONNECTION_ERRORS)):
+                    GATE_UNREACHABLE.inc()
                     await self._drop_idle()  # they lead to the same server: let nobody else find that out
                 if isinstance(error, SILENCE_ERRORS):
                     self._fall_silent(error)

@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from onhand.settings import Unusable
 
@@ -120,14 +121,23 @@ class Processes:
                 child.wait()
 
 
-def server_processes(*, postgres_dsn: str, redis_url: str, host: str, port: int, count: int) -> Processes:
-    """Children that serve on one reserved port."""
+def server_processes(
+    *,
+    postgres_dsn: str,
+    redis_url: str,
+    host: str,
+    port: int,
+    count: int,
+    metrics: Mapping[str, str] = MappingProxyType({}),
+) -> Processes:
+    """Children that serve on one reserved port. `metrics`: what onhand.telemetry.exposed says of their environment."""
     command = [sys.executable, "-m", "onhand.cli", "serve", "--processes", "1", "--host", host, "--port", str(port)]
     environment = {
         "ONHAND_POSTGRES_DSN": postgres_dsn,
         "ONHAND_REDIS_URL": redis_url,
         "ONHAND_PORT_IS_SHARED": "1",
         "ONHAND_PARENT_PID": str(os.getpid()),
+        **metrics,
     }
     return Processes(command, environment, count)
 

@@ -16,6 +16,7 @@ from onhand.ledger.transaction import Transaction, refuse_unknown
 from onhand.reservations.claims import Claims, GateShort, Held, Wants
 from onhand.reservations.rebuild import Rebuilder
 from onhand.reservations.sweep import Sweeper
+from onhand.telemetry import BYPASSES
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +160,7 @@ class Decreases:
             return await work(transaction, await _overdrawn(transaction, wants))
 
         response = await self._ledger.mutate(request, response_type, run)
+        BYPASSES.inc()
         for location_id in locations:
             self._rebuilder.request(location_id)
         return response

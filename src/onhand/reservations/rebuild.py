@@ -23,6 +23,7 @@ from onhand.domain.errors import GateUnavailable, LocationNotFound
 from onhand.postgres import Connection, Database
 from onhand.redis import Unreachable
 from onhand.reservations.gate import Gate, Header, LoadPart
+from onhand.telemetry import CLOSED_SECONDS, REBUILDS
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class Rebuilder:
     def _ended(self, location_id: str, task: asyncio.Task[None]) -> None:
         del self._running[location_id]
         if not task.cancelled() and (error := task.exception()) is not None:
+            REBUILDS.labels("failed").inc()
             log.warning("rebuild of %s failed: %s", location_id, error)
 
     async def close(self) -> None:
@@ -175,15 +177,13 @@ class Rebuilder:
             while part is not None:
                 is_taken, part = await _both(self._gate.load(location_id, part, run_id), anext(parts, None))
                 if not is_taken:
+                    REBUILDS.labels("overtaken").inc()
                     return False
                 count += 1
-        log.debug(
-            "gate rebuilt: location %s, epoch %d, %d part(s), closed for %.3f s",
-            location_id,
-            epoch,
-            count,
-            time.monotonic() - began,
-        )
+        closed = time.monotonic() - began
+        REBUILDS.labels("published").inc()
+        CLOSED_SECONDS.observe(closed)
+        log.debug("gate rebuilt: %s, epoch %d, %d part(s), closed for %.3f s", location_id, epoch, count, closed)
         return True
 
     @step("ledger.raise_for_rebuild", model=("raise",))

@@ -13,6 +13,7 @@ from onhand.postgres import Connection, Database
 from onhand.reservations.gate import Dump, Gate
 from onhand.reservations.inspect import EPOCH, Difference, Inspector
 from onhand.reservations.rebuild import LAST_DELTA, Rebuilder
+from onhand.telemetry import DIFFERENCES
 
 __all__ = ["Difference", "Reconciler", "compare"]
 
@@ -135,6 +136,8 @@ class Reconciler:
         look = await self._inspector.inspect(location_id, skus, relay_seconds=IN_FLIGHT_SECONDS)
         if look is None or not look.differences:
             return
+        for difference in look.differences:
+            DIFFERENCES.labels(difference.what).inc()
         log.error("gate and ledger differ at %s, rebuilding: %s", location_id, look.differences[:10])
         await self._record(location_id, look.differences)
         await self._rebuilder.rebuild(location_id, is_forced=True)

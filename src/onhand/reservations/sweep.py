@@ -17,6 +17,7 @@ from onhand.redis import Unreachable
 from onhand.reservations.gate import Drop, Gate
 from onhand.reservations.rebuild import Rebuilder
 from onhand.reservations.relay import Relay, unavailable
+from onhand.telemetry import EXPIRED, LOOP_ERRORS, ORPHANS_CLOSED
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Sweeper:
         """Expires reservations past the ledger's deadline and gives their units back. Returns how many."""
         drops = await self._expire(location_id)
         if drops:
+            EXPIRED.inc(len(drops))
             await self._drop(drops)
         return len(drops)
 
@@ -140,6 +142,7 @@ class Sweeper:
             else:
                 drops.append(Drop(location_id, claim_id, give_back=row["state"] in ("released", "expired")))
         if closed:
+            ORPHANS_CLOSED.inc(len(closed))
             log.info("%d orphaned claim(s) closed", len(closed))
         if reminders:
             await self._gate.remind(reminders)
@@ -176,4 +179,5 @@ async def repeat(what: str, step: object, pause_seconds: float, error_pause_seco
             raise
         except (Unreachable, Exception) as error:
             log.warning("%s: %s: %s", what, type(error).__name__, error)
+            LOOP_ERRORS.labels(what).inc()
             await asyncio.sleep(error_pause_seconds)
