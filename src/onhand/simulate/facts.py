@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 Position = tuple[str, str]
@@ -107,13 +108,14 @@ class Calm:
         self._faults = _merged(faults)
         self._begins = [begin for begin, _ in self._faults]
         self._signs = _merged([*self._faults, *signs])
+        self._ends = [end for _, end in self._signs]
 
     def after(self, begin: float, seconds: float) -> float:
         """The moment at which so many seconds without a fault have passed since `begin`."""
         now, left = begin, seconds
-        for fault_begin, fault_end in self._signs:
-            if fault_end <= now:
-                continue
+        # Merged spans end in the order of their begins.
+        first = bisect_right(self._ends, begin)
+        for fault_begin, fault_end in islice(self._signs, first, None):
             if fault_begin - now >= left:
                 break
             left -= max(0.0, fault_begin - now)

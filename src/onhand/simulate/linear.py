@@ -11,11 +11,13 @@ the gate (`Hold`). Never more.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
-NODES_MAX = 200_000
+NODES_MAX = 60_000
 """States that are entered for one position before the search gives up on it."""
 
 
@@ -106,9 +108,9 @@ class _Search:
     def __init__(self, moves: Sequence[Move], reads: Sequence[Read], holds: Sequence[Hold]) -> None:
         self.moves, self.reads = moves, reads
         free = [h for h in holds if h.of is None]
-        self.held = [_sums([h.units for h in _overlapping(read, free)]) for read in reads]
+        self.held = [_sums([h.units for h in mine]) for mine in _overlapping(reads, free)]
         own = [h for h in holds if h.of is not None]
-        self.own = [_overlapping(read, own) for read in reads]
+        self.own = _overlapping(reads, own)
         self.own_units: dict[int, int] = {h.of: h.units for h in own if h.of is not None}
         self.events = self._events()
         self.nodes = 0
@@ -218,8 +220,20 @@ class _Search:
         return self.reads[event.number] if event.is_read else self.moves[event.number]
 
 
-def _overlapping(read: Read, holds: Sequence[Hold]) -> list[Hold]:
-    return [h for h in holds if h.begin <= read.end and h.end >= read.begin]
+def _overlapping(reads: Sequence[Read], holds: Sequence[Hold]) -> list[list[Hold]]:
+    """For each read the holds that may have been there during it."""
+    waiting = sorted(holds, key=lambda h: h.begin)
+    begins = [h.begin for h in waiting]
+    found: list[list[Hold]] = [[] for _ in reads]
+    active: list[Hold] = []
+    begun = 0
+    for n in sorted(range(len(reads)), key=lambda n: reads[n].begin):
+        read = reads[n]
+        now = bisect_right(begins, read.begin)
+        active = [h for h in (*active, *waiting[begun:now]) if h.end >= read.begin]
+        begun = now
+        found[n] = [*active, *waiting[now : bisect_right(begins, read.end)]]
+    return found
 
 
 def search(moves: Sequence[Move], reads: Sequence[Read], holds: Sequence[Hold]) -> Verdict:
@@ -240,29 +254,38 @@ def outside_bounds(moves: Sequence[Move], reads: Sequence[Read], holds: Sequence
 
     The most there can have been: all that was given by the end of the call, less what was certainly taken before it began.
     """
-    takes = [m for m in moves if m.delta < 0]
-    gives = [m for m in moves if m.delta > 0]
+    takes, gives = _Totals([m for m in moves if m.delta < 0]), _Totals([m for m in moves if m.delta > 0])
     found = []
-    for read in reads:
-        high = _total(gives, by_begin=read.end) + _total(takes, by_end=read.begin)
-        low = _total(gives, by_end=read.begin) + _total(takes, by_begin=read.end)
-        low -= sum(h.units for h in _overlapping(read, holds))
+    for read, held in zip(reads, _overlapping(reads, holds), strict=True):
+        high = gives.begun(read.end) + takes.ended(read.begin)
+        low = gives.ended(read.begin) + takes.begun(read.end)
+        low -= sum(h.units for h in held)
         most = max(0, high + max(read.freed) - read.kept)
         least = max(0, low + min(read.freed) - read.kept)
         if not least <= read.shown <= most:
             found.append(Bounds(read, least, most))
-    for move in takes:
-        if move.need is None or move.end == float("inf"):
+    for move in moves:
+        if move.delta >= 0 or move.need is None or move.end == float("inf"):
             continue
-        high = _total(gives, by_begin=move.end) + _total(takes, by_end=move.begin)
+        high = gives.begun(move.end) + takes.ended(move.begin)
         if high < move.need:
             found.append(Bounds(move, move.need, high))
     return found
 
 
-def _total(moves: Sequence[Move], *, by_begin: float | None = None, by_end: float | None = None) -> int:
-    """The sum of the moves that had begun by a moment, or ended before one."""
-    if by_begin is not None:
-        return sum(m.delta for m in moves if m.begin <= by_begin)
-    assert by_end is not None
-    return sum(m.delta for m in moves if m.end < by_end)
+class _Totals:
+    """Sums of moves by time."""
+
+    def __init__(self, moves: Sequence[Move]) -> None:
+        begins, ends = sorted((m.begin, m.delta) for m in moves), sorted((m.end, m.delta) for m in moves)
+        self._begins, self._ends = [begin for begin, _ in begins], [end for end, _ in ends]
+        self._by_begin = [0, *accumulate(delta for _, delta in begins)]
+        self._by_end = [0, *accumulate(delta for _, delta in ends)]
+
+    def begun(self, moment: float) -> int:
+        """Of those that had begun by a moment."""
+        return self._by_begin[bisect_right(self._begins, moment)]
+
+    def ended(self, moment: float) -> int:
+        """Of those that had ended before a moment."""
+        return self._by_end[bisect_left(self._ends, moment)]
