@@ -425,6 +425,17 @@ async def test_a_repeat_gets_its_first_answer_though_the_location_is_gone(api: A
     )
     reserved = await api.inventory.Reserve(reserve)
     await api.release(reserved.reservation.reservation_id)
+    moving = await api.reserve({NORTH: {MILK: 1}})
+    change, change_back = (
+        pb.ChangeReservationRequest(
+            request_id=request_id(),
+            reservation_id=moving.reservation_id,
+            baskets=[pb.LocationBasket(location_id=where, lines=[line])],
+        )
+        for where in ("closing", SOUTH)
+    )
+    changed = await api.inventory.ChangeReservation(change)
+    await api.inventory.ChangeReservation(change_back)
     first = [
         await api.inventory.CountStock(count),
         await api.inventory.AdjustStock(adjust),
@@ -435,6 +446,7 @@ async def test_a_repeat_gets_its_first_answer_though_the_location_is_gone(api: A
     await api.app.connections.pipeline(lambda run_id: [("FLUSHALL",)])
 
     assert await api.inventory.Reserve(reserve) == reserved
+    assert await api.inventory.ChangeReservation(change) == changed
     assert await api.inventory.CountStock(count) == first[0]
     assert await api.inventory.AdjustStock(adjust) == first[1]
     assert await api.inventory.DispatchTransfer(dispatch) == first[2]

@@ -228,6 +228,12 @@ class Reservations:
                 held = await self._claims.take(wants, due=old.deadline, channel=old.channel, frees=old.claims)
             except ClaimGone:
                 continue  # expired or changed meanwhile: look again
+            except LocationNotFound:
+                # It may have been there when the first attempt was made.
+                known = await self._ledger.find_answer(request, v1.ChangeReservationResponse)
+                if known is None:
+                    raise
+                return known
             except GateShort as short:
                 known = await self._ledger.find_answer(request, v1.ChangeReservationResponse)
                 if known is not None:
