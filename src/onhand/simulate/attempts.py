@@ -53,11 +53,12 @@ _OPTIONS = [
 
 
 class Result(NamedTuple):
-    """How a call went: `answer` where `outcome` is OK, `reason` else."""
+    """How a call went: `answer` where `outcome` is OK, `reason` else; `server` is the number of the one that was asked."""
 
     outcome: str
     answer: Any
     reason: str
+    server: int
 
 
 class Caller:
@@ -87,11 +88,21 @@ class Caller:
         await asyncio.gather(*(channel.close(None) for channel in self._channels))
 
     async def attempt(
-        self, service: str, kind: str, request: Message, op: int, attempt: int, *, deadline: float | None = None
+        self,
+        service: str,
+        kind: str,
+        request: Message,
+        op: int,
+        attempt: int,
+        *,
+        deadline: float | None = None,
+        avoid: int | None = None,
     ) -> Result:
-        """One attempt, on a server that is drawn."""
+        """One attempt, on a server that is drawn; not on the one to `avoid` where there are others."""
         async with self._in_flight:
             place = self._chance.randrange(len(self._stubs))
+            if place == avoid:
+                place = (place + 1) % len(self._stubs)
             rpc = getattr(getattr(self._stubs[place], service), kind)
             seconds = deadline or self._chance.choice(DEADLINES_SECONDS)
             begun = self._history.begin(op, kind, request, attempt, time.monotonic(), self._targets[place])
@@ -102,13 +113,13 @@ class Caller:
                 reason, detail = _why(error)
                 outcome = REFUSED if error.code() in _CERTAIN else UNKNOWN
                 self._history.end(begun, ended, outcome, reason=reason, detail=detail)
-                return Result(outcome, None, reason)
+                return Result(outcome, None, reason, place)
             self._history.end(begun, time.monotonic(), OK, answer=answer)
-            return Result(OK, answer, "")
+            return Result(OK, answer, "", place)
 
-    async def read(self, service: str, kind: str, request: Message) -> Any | None:
+    async def read(self, service: str, kind: str, request: Message, *, avoid: int | None = None) -> Any | None:
         """A call that changes nothing; None where it has no answer."""
-        return (await self.attempt(service, kind, request, self._history.next_op(), 1)).answer
+        return (await self.attempt(service, kind, request, self._history.next_op(), 1, avoid=avoid)).answer
 
     async def mutate(self, service: str, kind: str, request: Message) -> Result:
         """A mutation with the repeats that this seed draws for it. UNKNOWN: its caller let go."""

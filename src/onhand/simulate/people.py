@@ -17,6 +17,8 @@ from onhand.v1 import inventory_pb2, order_pb2, types_pb2
 TTL_SECONDS = (5, 8, 12, 20)
 HOT_SHARE = 0.7
 """Of the lines that are wanted, those of a hot sku."""
+LOOK_SHARE = 0.6
+"""Of those who changed something, those who look at once what is shown."""
 POOL_MAX = 200
 """Orders and transfers that a process remembers to go on with."""
 CHANNELS = (types_pb2.CHANNEL_WEB, types_pb2.CHANNEL_APP, types_pb2.CHANNEL_WEB, types_pb2.CHANNEL_PHONE)
@@ -140,8 +142,7 @@ async def shop_online(town: Town) -> None:
     if reserved.outcome != OK:
         return
     held: inventory_pb2.Reservation = reserved.answer.reservation
-    if chance.random() < 0.3:
-        await _look(town, [b.location_id for b in held.baskets], [n.sku for b in held.baskets for n in b.lines])
+    await _look(town, reserved, [b.location_id for b in held.baskets], [n.sku for b in held.baskets for n in b.lines])
     await town.pause(1.0)
     if chance.random() < 0.2:
         changed = await _change(town, held)
@@ -159,23 +160,27 @@ async def shop_online(town: Town) -> None:
     if end < 0.55:
         await _order(town, held)
     elif end < 0.8:
-        await town.change(
+        released = await town.change(
             "inventory",
             "ReleaseReservation",
             inventory_pb2.ReleaseReservationRequest(request_id=town.request_id(), reservation_id=held.reservation_id),
         )
-        await _look(town, [b.location_id for b in held.baskets], [n.sku for b in held.baskets for n in b.lines])
+        await _look(
+            town, released, [b.location_id for b in held.baskets], [n.sku for b in held.baskets for n in b.lines]
+        )
     # else: abandoned, and left to expire
 
 
-async def _look(town: Town, places: Sequence[str], skus: Sequence[str]) -> None:
-    """Reads what was just changed."""
+async def _look(town: Town, changed: Result, places: Sequence[str], skus: Sequence[str]) -> None:
+    """Reads what was just changed: mostly from a server that did not do it, and so must hear of it."""
+    if town.chance.random() > LOOK_SHARE:
+        return
     request = inventory_pb2.GetAvailabilityRequest(
         channel=town.chance.choice([types_pb2.CHANNEL_WEB, types_pb2.CHANNEL_POS]),
         skus=list(dict.fromkeys(skus)),
         location_ids=list(dict.fromkeys(places)),
     )
-    await town.caller.read("inventory", "GetAvailability", request)
+    await town.caller.read("inventory", "GetAvailability", request, avoid=changed.server)
 
 
 async def _change(town: Town, held: inventory_pb2.Reservation) -> inventory_pb2.Reservation | None:
@@ -274,8 +279,7 @@ async def sell(town: Town) -> None:
     if sold.outcome == OK:
         order = sold.answer.order
         town.keep(town.sold, Sold(order.order_id, tuple((n.line_number, n.quantity) for n in order.lines)))
-    if chance.random() < 0.4:
-        await _look(town, [place], [line.sku for line in lines])
+    await _look(town, sold, [place], [line.sku for line in lines])
 
 
 async def take_back(town: Town) -> None:
@@ -358,14 +362,14 @@ async def receive(town: Town) -> None:
     if chance.random() < 0.5:
         lines.append(types_pb2.BasketLine(sku=chance.choice(town.shop.cold), quantity=chance.randint(1, 10)))
     request_id, place = town.request_id(), town.place()
-    await town.change(
+    received = await town.change(
         "inventory",
         "ReceiveStock",
         inventory_pb2.ReceiveStockRequest(
             request_id=request_id, location_id=place, lines=lines, reference_document=f"request/{request_id}"
         ),
     )
-    await _look(town, [place], [line.sku for line in lines])
+    await _look(town, received, [place], [line.sku for line in lines])
 
 
 async def count(town: Town) -> None:
@@ -380,7 +384,7 @@ async def count(town: Town) -> None:
         return
     counted = max(0, answer.position.on_hand + town.chance.choice((-3, -2, -1, 0, 0, 1, 2, 3)))
     request_id = town.request_id()
-    await town.change(
+    done = await town.change(
         "inventory",
         "CountStock",
         inventory_pb2.CountStockRequest(
@@ -390,6 +394,7 @@ async def count(town: Town) -> None:
             reference_document=f"request/{request_id}",
         ),
     )
+    await _look(town, done, [place], [line.sku])
 
 
 async def adjust(town: Town) -> None:
@@ -414,7 +419,7 @@ async def adjust(town: Town) -> None:
         await town.change("inventory", "MoveStock", move)
         return
     quantity = line.quantity if chance.random() < 0.6 else -line.quantity
-    await town.change(
+    adjusted = await town.change(
         "inventory",
         "AdjustStock",
         inventory_pb2.AdjustStockRequest(
@@ -426,6 +431,7 @@ async def adjust(town: Town) -> None:
             reference_document=reference,
         ),
     )
+    await _look(town, adjusted, [place], [line.sku])
 
 
 async def transfer(town: Town) -> None:
@@ -459,7 +465,7 @@ class Person(NamedTuple):
 
 
 PEOPLE = (
-    Person(browse, 26),
+    Person(browse, 18),
     Person(shop_online, 26),
     Person(sell, 14),
     Person(fulfil, 12),
