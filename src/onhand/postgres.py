@@ -46,8 +46,10 @@ LOOK_SECONDS = 0.1
 """How often it is looked whether anything came from the ledger while calls wait for it."""
 SILENCE_SECONDS = 0.3
 """How long nothing may come while calls wait, before a probe asks whether the ledger is there at all."""
-PROBE_SECONDS_MAX = 0.5
-"""How long the probe may take. A ledger that answers neither it nor anybody else is given up until a probe is answered."""
+PROBE_SECONDS_MAX = 1.5
+"""How long the probe may take: on an overloaded machine a new connection alone takes half a second.
+
+A ledger that answers neither it nor anybody else is given up until a probe is answered."""
 PROBE_PAUSE_SECONDS = 0.1
 """How long a probe waits before it asks again."""
 
