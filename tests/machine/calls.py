@@ -173,6 +173,8 @@ class Calls:
         for key, things in (("reservation", model.reservations), ("order", model.orders), ("cart", model.carts)):
             for name in things:
                 expected = getattr(model, key)(name)
+                if key == "reservation":
+                    expected["shortfalls"] = model.short_of_reservation(name)
                 if key == "cart" and expected["state"] != "OPEN":
                     del expected["etag"]
                 rpc = "Get" + key.capitalize()
@@ -190,6 +192,7 @@ class Calls:
         model = self.model
         tasks = sorted(model.count_tasks[place].values(), key=lambda task: task["sku"])
         to_do = ("REQUESTED", "ACCEPTED", "PICKED", "READY_FOR_PICKUP")
+        short = [s.shown() for s in model.shortfalls if s.left and s.place == place]
         works = [model.work(i) for i, work in model.works.items() if work.place == place and work.state in to_do]
         return [
             (n, "GetLocation", {"location_id": place}, lambda a: a["location"], model.location(place)),
@@ -200,6 +203,7 @@ class Calls:
                 lambda a: sorted(a["count_tasks"], key=lambda task: task["sku"]),
                 tasks,
             ),
+            (n, "ListShortfalls", {"location_id": place}, lambda a: a["shortfalls"], short),
             (n, "ListFulfillmentOrders", {"location_id": place}, lambda a: a["fulfillment_orders"], works),
         ]
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from machine.shortfall_model import Shortfalls
+
 CHANNELS = ("WEB", "APP", "POS", "PHONE", "SOCIAL", "MARKETPLACE")
 SHELF = ("AVAILABLE", "ALLOCATED", "DAMAGED", "QUARANTINE")
 """The buckets inside a location."""
@@ -86,6 +88,8 @@ class Reservation:
     customer_id: str
     baskets: dict[str, dict[str, int]]
     expire_time: float
+    made: int
+    """The younger, the greater; a change makes it young again."""
     state: str = "ACTIVE"
     order_id: str = ""
 
@@ -99,10 +103,12 @@ class Transfer:
     lines: dict[str, list[int]]
 
 
-class Inventory:
+class Inventory(Shortfalls):
     """Locations, stock, reservations, policies."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self.made = 0
         self.is_gate_reached = True
         """Whether the server that is asked next reaches the gate: without it nothing new is promised, facts go on."""
         self.places: dict[str, Place] = {}
@@ -153,6 +159,7 @@ class Inventory:
             "reserved": self.reserved(place, sku),
             "safety_stock": shelf.safety_stock,
             "inbound": self.inbound(place, sku),
+            "short_quantity": sum(s.left for s in self.short_at(place, sku)),
             "channels": [
                 {
                     "channel": channel,
@@ -308,6 +315,7 @@ class Inventory:
         self.must_know_sku(total)
         for sku, quantity in total.items():
             self.move(location_id, sku, quantity, "SUPPLIER", "AVAILABLE", "RECEIPT", reference_document)
+        self.cover({(location_id, sku): n for sku, n in total.items()}, "RECEIPT", reference_document)
         return {"levels": [self.level(location_id, sku) for sku in total]}
 
     def adjust_stock(
@@ -328,6 +336,8 @@ class Inventory:
             self.must_know_place(location_id)
             self.must_know_sku([sku])
             self.move(location_id, sku, quantity, "ADJUSTMENT", bucket, reason_code, reference_document)
+            if bucket == "AVAILABLE":
+                self.cover({(location_id, sku): quantity}, reason_code, reference_document)
         else:
             self._take(location_id, sku, -quantity, bucket, "ADJUSTMENT", reason_code, reference_document)
         return {"level": self.level(location_id, sku)}
@@ -366,36 +376,49 @@ class Inventory:
                 "BUCKET_SHORT", location_id=place, sku=sku, bucket=origin.lower(), requested=quantity, held=held
             )
         self.move(place, sku, quantity, origin, destination, why, document)
+        if destination == "AVAILABLE":
+            self.cover({(place, sku): quantity}, why, document)
 
     def count_stock(self, given: Any, location_id: str, lines: Lines, reference_document: str) -> Fields:
-        """A fact, never refused: the difference is booked on `available`, promised units stay promised."""
-        counted = {line["sku"]: line["counted_quantity"] for line in lines}
+        """A fact, never refused: on_hand is what was counted. Missing is what is free, then promised, then damaged."""
+        counted = {line["sku"]: line["counted_quantity"] for line in sorted(lines, key=lambda line: line["sku"])}
         if len(counted) < len(lines):
             raise invalid("lines")
         self.must_know_place(location_id)
         self.must_know_sku(counted)
-        results = []
-        for sku, quantity in sorted(counted.items()):
-            expected, available = (
-                self.shelves[location_id, sku].on_hand,
-                self.shelves[location_id, sku].held["AVAILABLE"],
-            )
-            missing = max(0, expected - quantity)
-            taken = min(missing, available)
-            broken = missing - taken + self.overdrawn(location_id, sku, taken)
-            if quantity > expected:
-                self.move(location_id, sku, quantity - expected, "ADJUSTMENT", "AVAILABLE", "COUNT", reference_document)
-            self.move(location_id, sku, taken, "AVAILABLE", "ADJUSTMENT", "COUNT", reference_document)
-            self.count_tasks[location_id].pop(sku, None)
-            results.append(
+        place, document = location_id, reference_document
+        expected = {sku: self.shelves[place, sku].on_hand for sku in counted}
+        broken, promised, grown = dict.fromkeys(counted, 0), dict.fromkeys(counted, 0), {}
+        for sku, quantity in counted.items():
+            if quantity > expected[sku]:
+                grown[place, sku] = quantity - expected[sku]
+                self.move(place, sku, quantity - expected[sku], "ADJUSTMENT", "AVAILABLE", "COUNT", document)
+            missing = max(0, expected[sku] - quantity)
+            for bucket in SHELF:
+                taken = min(missing, self.shelves[place, sku].held[bucket])
+                missing -= taken
+                if bucket == "AVAILABLE":
+                    broken[sku] += self.overdrawn(place, sku, taken)
+                if bucket == "ALLOCATED":
+                    promised[sku] = taken
+                else:
+                    self.move(place, sku, taken, bucket, "ADJUSTMENT", "COUNT", document)
+        self.cover(grown, "COUNT", document)
+        for sku in counted:
+            broken[sku] += self.break_orders(place, sku, promised[sku], "COUNT", document)
+            self.counted(place, sku)
+            self.count_tasks[place].pop(sku, None)
+        return {
+            "results": [
                 {
-                    "level": self.level(location_id, sku),
-                    "expected_quantity": expected,
-                    "variance_quantity": quantity - expected,
-                    "short_quantity": broken,
+                    "level": self.level(place, sku),
+                    "expected_quantity": expected[sku],
+                    "variance_quantity": counted[sku] - expected[sku],
+                    "short_quantity": broken[sku],
                 }
-            )
-        return {"results": results}
+                for sku in counted
+            ]
+        }
 
     def overdrawn(self, place: str, sku: str, quantity: int) -> int:
         """How many of the units that a fact takes were promised by reservations."""
@@ -457,6 +480,8 @@ class Inventory:
             transfer.lines[sku][1] += quantity
             document = f"transfer/{transfer_id}"
             self.move(transfer.destination, sku, quantity, "IN_TRANSIT", "AVAILABLE", "TRANSFER_IN", document)
+        grown = {(transfer.destination, sku): quantity for sku, quantity in wanted.items()}
+        self.cover(grown, "TRANSFER_IN", f"transfer/{transfer_id}")
         return {"transfer": self.transfer(transfer_id)}
 
     # --------------------------------------------------------------------------------------------------- reservations
@@ -465,8 +490,9 @@ class Inventory:
         wanted = by_place(baskets)
         self.must_promise(wanted, channel)
         reservation_id = given_id(given, "reservation", "reservation_id")
+        self.made += 1
         self.reservations[reservation_id] = Reservation(
-            channel, customer_id, wanted, given_id(given, "reservation", "expire_time")
+            channel, customer_id, wanted, given_id(given, "reservation", "expire_time"), self.made
         )
         return {"reservation": self.reservation(reservation_id)}
 
@@ -500,7 +526,8 @@ class Inventory:
         wanted = by_place(baskets)
         reservation = self.must_be_active(reservation_id)
         self.must_promise(wanted, reservation.channel, freed=reservation.baskets)
-        reservation.baskets = wanted
+        self.made += 1
+        reservation.baskets, reservation.made = wanted, self.made
         return {"reservation": self.reservation(reservation_id)}
 
     def extend_reservation(self, given: Any, reservation_id: str, ttl_seconds: int) -> Fields:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from machine.model import Fields, Refused, given_id, invalid, summed
 from machine.shop_model import Cart, Money, Shop, gtin14, must_know_currency, rounded
+from machine.shortfall_model import AT_LOCATION, Work
 
 # How the work for an order goes (design, section 5), and what each step is called.
 WAYS = {
@@ -23,8 +24,6 @@ STEP_TO = {
     "SHIPPED": "SHIP",
     "DELIVERED": "DELIVER",
 }
-AT_LOCATION = ("REQUESTED", "ACCEPTED", "PICKED", "READY_FOR_PICKUP")
-"""The units are still there, allocated; in this order work is cancelled."""
 DONE = ("PICKED_UP", "DELIVERED")
 CODE_FAILURES_MAX = 5
 
@@ -59,21 +58,6 @@ class OrderLine:
 
 
 @dataclass
-class Work:
-    """A fulfillment order; lines: line number -> [quantity, cancelled]."""
-
-    order_id: str
-    place: str
-    kind: str
-    lines: dict[int, list[int]]
-    state: str
-    code: str = ""
-    failures: int = 0
-    attempts: set[tuple[str, str]] = field(default_factory=set)
-    parcels: list[Fields] = field(default_factory=list)
-
-
-@dataclass
 class Order:
     """An order."""
 
@@ -94,7 +78,6 @@ class Model(Shop):
     def __init__(self) -> None:
         super().__init__()
         self.orders: dict[str, Order] = {}
-        self.works: dict[str, Work] = {}
         self.returns: dict[str, Fields] = {}
 
     # ------------------------------------------------------------------------------------------------- orders: placing
@@ -158,12 +141,12 @@ class Model(Shop):
             )
             if not offers:
                 raise Refused("FULFILLMENT_NOT_OFFERED", location_id=place, fulfillment_kind=kinds[place])
-        shorts = [
-            (place, sku, n, self.shelves[place, sku].held["AVAILABLE"])
-            for place in places
-            for sku, n in sorted(reservation.baskets[place].items())
-            if self.shelves[place, sku].held["AVAILABLE"] < n
-        ]
+        shorts = []
+        for place in places:
+            for sku, n in sorted(reservation.baskets[place].items()):  # older reservations have their units first
+                left = self.shelves[place, sku].held["AVAILABLE"] - self.needed_by_older(reservation_id, place, sku)
+                if left < n:
+                    shorts.append((place, sku, n, max(0, left)))
         if shorts:
             raise Refused("RESERVATION_SHORT", shorts=shorts)
 
@@ -175,7 +158,9 @@ class Model(Shop):
             work_id = given_id(given, "order", "fulfillment_orders", n, "fulfillment_order_id")
             parts = {number_of[sku]: [n, 0] for sku, n in reservation.baskets[place].items()}
             code = codes.get(work_id, {}).get("pickup_code", "")
-            self.works[work_id] = Work(order_id, place, kinds[place], dict(sorted(parts.items())), "REQUESTED", code)
+            named = {number_of[sku]: sku for sku in reservation.baskets[place]}
+            lines_of = dict(sorted(parts.items()))
+            self.works[work_id] = Work(order_id, place, kinds[place], lines_of, named, "REQUESTED", code)
             works.append(work_id)
             for sku, units in sorted(reservation.baskets[place].items()):
                 document = f"order/{order_id}"
@@ -241,20 +226,21 @@ class Model(Shop):
         must_be_paid(tenders, sum(line.total for line in sold), currency_code)
 
         order_id = given_id(given, "order", "order_id")
+        document, beyond = f"order/{order_id}", {}
         for sku, quantity in summed([{"sku": line.sku, "quantity": line.quantity} for line in sold]).items():
             found = max(0, quantity - self.shelves[location_id, sku].held["AVAILABLE"])
-            if (found or self.overdrawn(location_id, sku, quantity)) and sku not in self.count_tasks[location_id]:
-                self.count_tasks[location_id][sku] = {
-                    "sku": sku,
-                    "reason_code": "SOLD_BEYOND_STOCK",
-                    "reference_document": f"order/{order_id}",
-                }
-            document = f"order/{order_id}"
+            if found or self.overdrawn(location_id, sku, quantity):
+                beyond[sku] = found
             self.move(location_id, sku, found, "ADJUSTMENT", "AVAILABLE", "FOUND_AT_SALE", document, "POS")
             self.move(location_id, sku, quantity, "AVAILABLE", "CUSTOMER", "SALE", document, "POS")
+        for sku, found in beyond.items():  # what was found may well have been put aside for somebody
+            self.break_orders(location_id, sku, found, "SALE", document)
+            task = {"sku": sku, "reason_code": "SOLD_BEYOND_STOCK", "reference_document": document}
+            self.count_tasks[location_id].setdefault(sku, task)
         work_id = given_id(given, "order", "fulfillment_orders", 0, "fulfillment_order_id")
         parts = {number: [line.quantity, 0] for number, line in enumerate(sold, 1)}
-        self.works[work_id] = Work(order_id, location_id, "CARRY_OUT", parts, "PICKED_UP")
+        named = {number: line.sku for number, line in enumerate(sold, 1)}
+        self.works[work_id] = Work(order_id, location_id, "CARRY_OUT", parts, named, "PICKED_UP")
         self.orders[order_id] = Order("POS", customer_id, currency_code, sold, [work_id], tenders)
         return {"order": self.order(order_id)}
 
@@ -284,6 +270,7 @@ class Model(Shop):
                 "price_quantity": line.per,
                 "total": (line.total, order.currency),
                 "refunded": (line.refunded, order.currency),
+                "short_quantity": sum(s.left for i in order.works for s in self.short_of(i, number)),
             }
             for number, line in enumerate(order.lines, 1)
         ]
@@ -305,7 +292,6 @@ class Model(Shop):
     def work(self, work_id: str) -> Fields:
         """FulfillmentOrder."""
         work = self.works[work_id]
-        order = self.orders.get(work.order_id)
         return {
             "fulfillment_order_id": work_id,
             "order_id": work.order_id,
@@ -313,12 +299,18 @@ class Model(Shop):
             "kind": work.kind,
             "state": work.state,
             "lines": [
-                {"line_number": number, "quantity": quantity, "cancelled_quantity": cancelled}
-                | ({"sku": order.lines[number - 1].sku} if order else {})
+                {
+                    "line_number": number,
+                    "sku": work.skus[number],
+                    "quantity": quantity,
+                    "cancelled_quantity": cancelled,
+                    "short_quantity": sum(s.left for s in self.short_of(work_id, number)),
+                }
                 for number, (quantity, cancelled) in work.lines.items()
             ],
             "shipments": work.parcels,
             "is_pickup_locked": work.failures >= CODE_FAILURES_MAX,
+            "shortfalls": [s.shown() for s in self.shortfalls if s.work_id == work_id],
         }
 
     def open_works(self, place: str) -> int:
@@ -350,6 +342,8 @@ class Model(Shop):
     def _advance(self, work_id: str, step: str) -> Fields:
         work = self._must_allow(work_id, step)
         work.state = WAYS[work.kind][WAYS[work.kind].index(work.state) + 1]
+        if step in ("PICK", "MARK_READY", "HAND_OVER", "SHIP"):
+            self.hold(work_id)
         if step in ("HAND_OVER", "SHIP"):
             order, leaving = self.orders[work.order_id], []
             for number, (quantity, cancelled) in work.lines.items():
@@ -410,6 +404,18 @@ class Model(Shop):
         return {"pickup_code": {"fulfillment_order_id": fulfillment_order_id, "location_id": work.place}}
 
     # ------------------------------------------------------------------------------------------------ orders: giving back
+    def decide_shortfall(self, given: Any, shortfall_id: str, decision: str) -> Fields:
+        """What was counted and is not there is waited for; another location cannot take it over yet."""
+        found = [s for s in self.shortfalls if s.shortfall_id == shortfall_id]
+        if not found:
+            raise Refused("SHORTFALL_NOT_FOUND", shortfall_id=shortfall_id)
+        if decision == "RESOURCE":
+            raise Refused("RESOURCING_NOT_OFFERED", shortfall_id=shortfall_id)
+        if found[0].next_step != "CHOOSE":
+            raise Refused("SHORTFALL_NOT_TO_DECIDE", shortfall_id=shortfall_id, next_step=found[0].next_step)
+        found[0].next_step = "WAIT"
+        return {"shortfall": found[0].shown()}
+
     def must_know_order(self, order_id: str) -> Order:
         """An order."""
         if order_id not in self.orders:
@@ -426,35 +432,40 @@ class Model(Shop):
         for number, quantity in wanted.items():
             if not 1 <= number <= len(order.lines):
                 raise Refused("ORDER_LINE_NOT_FOUND", order_id=order_id, line_number=number)
-            of_line = [self.works[i] for i in order.works if number in self.works[i].lines]
-            still_there = [w for w in of_line if w.state in AT_LOCATION]
-            cancellable = sum(w.lines[number][0] - w.lines[number][1] for w in still_there)
-            if quantity > cancellable:
-                sku = order.lines[number - 1].sku
+            of_line = [i for i in order.works if number in self.works[i].lines and self.works[i].state in AT_LOCATION]
+            there = {i: self.works[i].lines[number][0] - self.works[i].lines[number][1] for i in of_line}
+            if quantity > sum(there.values()):
                 raise Refused(
                     "CANCEL_EXCEEDED",
                     order_id=order_id,
                     line_number=number,
-                    sku=sku,
+                    sku=order.lines[number - 1].sku,
                     requested=quantity,
-                    cancellable=cancellable,
+                    cancellable=sum(there.values()),
                 )
-            for work in sorted(still_there, key=lambda w: AT_LOCATION.index(w.state)):
-                units = min(quantity, work.lines[number][0] - work.lines[number][1])
-                quantity -= units
-                plan.append((work, number, units))
+            least_far = sorted(of_line, key=lambda i: AT_LOCATION.index(self.works[i].state))
+            short = {i: sum(s.left for s in self.short_of(i, number)) for i in least_far}
+            units = dict.fromkeys(least_far, 0)
+            for most in (short, there):  # what is short first
+                for i in least_far:
+                    taken = min(quantity, most[i] - units[i])
+                    units[i], quantity = units[i] + taken, quantity - taken
+            plan += [(i, number, n) for i, n in units.items() if n]
         refund = 0
         for number, quantity in wanted.items():
             refund += order.lines[number - 1].give_back(quantity)
             order.lines[number - 1].cancelled += quantity
-        for work, number, units in plan:
-            work.lines[number][1] += units
-            sku = order.lines[number - 1].sku
-            self.move(
-                work.place, sku, units, "ALLOCATED", "AVAILABLE", "ORDER_CANCELLED", f"order/{order_id}", order.channel
-            )
+        absent = [self.give_up(i, number, n) for i, number, n in plan]
+        grown: dict[tuple[str, str], int] = {}
+        for (i, number, n), gone in zip(plan, absent, strict=True):
+            work = self.works[i]
+            work.lines[number][1] += n
+            place, sku, document = work.place, work.skus[number], f"order/{order_id}"
+            self.move(place, sku, n - gone, "ALLOCATED", "AVAILABLE", "ORDER_CANCELLED", document, order.channel)
+            grown[place, sku] = grown.get((place, sku), 0) + n - gone
             if all(quantity == cancelled for quantity, cancelled in work.lines.values()):
                 work.state = "CANCELLED"
+        self.cover(grown, "ORDER_CANCELLED", f"order/{order_id}")
         return {"order": self.order(order_id), "refund": (refund, order.currency)}
 
     def create_return(self, given: Any, order_id: str, location_id: str, channel: str, lines: list[Fields]) -> Fields:
@@ -486,6 +497,7 @@ class Model(Shop):
         self.must_know_place(location_id)
         return_id = given_id(given, "returned", "return_id")
         back = []
+        grown: dict[tuple[str, str], int] = {}
         for line in lines:
             of = order.lines[line["line_number"] - 1]
             refund = of.give_back(line["quantity"])
@@ -494,7 +506,10 @@ class Model(Shop):
             self.move(
                 location_id, of.sku, line["quantity"], "CUSTOMER", line["disposition"], "RETURN", document, channel
             )
+            if line["disposition"] == "AVAILABLE":
+                grown[location_id, of.sku] = grown.get((location_id, of.sku), 0) + line["quantity"]
             back.append(line | {"sku": of.sku, "refund": (refund, order.currency)})
+        self.cover(grown, "RETURN", f"return/{return_id}")
         self.returns[return_id] = {
             "return_id": return_id,
             "order_id": order_id,

@@ -23,8 +23,9 @@ from machine.base import (
     servers,
     skus,
 )
-from machine.order_model import AT_LOCATION, STEP_TO, WAYS
+from machine.order_model import STEP_TO, WAYS
 from machine.shop_model import check_digit
+from machine.shortfall_model import AT_LOCATION
 from onhand.v1 import order_pb2 as pb
 
 MISSING = "11111111-1111-7111-8111-111111111111"
@@ -265,6 +266,27 @@ class Orders(Base):
     @rule(n=servers, order=orders, part=parts)
     def reset_code(self, n: int, order: str, part: int) -> None:
         self.call(n, "ResetPickupCode", fulfillment_order_id=self.work_of(order, part))
+
+    # ------------------------------------------------------------------------------------------------- broken promises
+    @rule(n=servers, place=places, which=st.integers(0, 2), decision=st.sampled_from(("WAIT", "WAIT", "RESOURCE")))
+    def decide_shortfall(self, n: int, place: str, which: int, decision: str) -> None:
+        """What becomes of units that are not there; of none that onhand knows, if none are."""
+        short = [s for s in self.model.shortfalls if s.left and s.place == self.place(place)]
+        shortfall_id = MISSING
+        if short:
+            request = pb.ListShortfallsRequest(location_id=self.place(place))
+            listed = self.calls.ask(n, "ListShortfalls", request).shortfalls  # type: ignore[union-attr]
+            which %= len(short)
+            shortfall_id = short[which].shortfall_id = listed[which].shortfall_id
+        chosen = pb.ShortfallDecision.Value(f"SHORTFALL_DECISION_{decision}")
+        self.call(n, "DecideShortfall", shortfall_id=shortfall_id, decision=chosen)
+
+    @rule(n=servers, place=places, sku=skus, sold=quantities)
+    def sell_what_is_promised(self, n: int, place: str, sku: str, sold: int) -> None:
+        """More than is free."""
+        free = self.model.shelves[self.place(place), self.sku(sku)].held["AVAILABLE"]
+        if free <= 9:
+            self.sell(n, place, {sku: free + sold}, "charged", "USD")
 
     # ----------------------------------------------------------------------------------------------------- giving back
     @rule(n=servers, order=orders, units=st.dictionaries(line_numbers, quantities, min_size=1, max_size=2))

@@ -1,7 +1,7 @@
 """Whatever clients, stores and bad luck do in whatever order: every server answers as the model of a few hundred lines.
 
 Two real server processes on a real ledger and gate are asked over gRPC. A failure is shrunk to the few calls that it takes and
-printed with them. Sizes by the environment: ONHAND_MACHINE_EXAMPLES (15) and ONHAND_MACHINE_STEPS (40).
+printed with them. Sizes by the environment: ONHAND_MACHINE_EXAMPLES (10) and ONHAND_MACHINE_STEPS (30).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from machine.order_model import Model
 from machine.world import MUTATIONS, World
 from onhand.verify import verify
 
-EXAMPLES = int(os.environ.get("ONHAND_MACHINE_EXAMPLES", "15"))
-STEPS = int(os.environ.get("ONHAND_MACHINE_STEPS", "40"))
+EXAMPLES = int(os.environ.get("ONHAND_MACHINE_EXAMPLES", "10"))
+STEPS = int(os.environ.get("ONHAND_MACHINE_STEPS", "30"))
 
 
 @pytest.fixture
