@@ -88,6 +88,14 @@ def database_dsn(postgres_dsn_of: Callable[[str], str], template_database: str) 
         yield dsn
 
 
+@pytest.fixture(scope="session")
+def new_database(
+    postgres_dsn_of: Callable[[str], str], template_database: str
+) -> Callable[[], contextlib.AbstractContextManager[str]]:
+    """Makes a database at the newest revision that several tests share; its DSN."""
+    return lambda: _database(postgres_dsn_of, template=template_database)
+
+
 @pytest.fixture
 async def gateless_ledger(database_dsn: str) -> AsyncIterator[Ledger]:
     """A ledger of this test's own, for what concerns no gate: whatever raised a location's stock would fail."""
@@ -157,6 +165,25 @@ def tls_postgres_bin() -> Path:
     if folder is None:
         pytest.skip("no PostgreSQL with TLS here: the embedded one has none; set ONHAND_TEST_POSTGRES_BIN")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how large the matrix of crash points was, whichever processes ran it."""
+    rows = [
+        value
+        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+        for name, value in report.user_properties
+        if name == "crash_matrix" and report.when == "call"
+    ]
+    if rows:
+        workflows, points, states, cuts = (
+            len({row[0] for row in rows}),
+            *(sum(row[n] for row in rows) for n in (1, 2, 3)),
+        )
+        terminalreporter.write_line(
+            f"crash matrix: {workflows} workflows in {len(rows)} scenarios, crashed at {points} points into {states} states,"
+            f" cut off at {cuts}"
+        )
 
 
 def _postgres(wanted: str, data_dir: Path) -> EmbeddedPostgres:

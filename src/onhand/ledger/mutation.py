@@ -87,7 +87,7 @@ class Ledger:
         except Exception as error:
             raise LedgerUnavailable(f"committed, but not settled: {error}"[:200]) from error
 
-    @step("ledger.mutate")
+    @step("ledger.mutate", model=("cancel", "write"))
     async def _attempt(
         self, request: Mutation, response_type: type[Answer], work: Callable[[Transaction], Awaitable[Answer]]
     ) -> tuple[Answer, Sequence[Settlement]]:
@@ -112,7 +112,7 @@ class Ledger:
         await self._follow(settlements)
         return response
 
-    @step("ledger.find_answer")
+    @step("ledger.find_answer", model=("look_up",))
     async def _first(self, request_id: str) -> Any:
         async with self.database.connection() as connection:
             return await connection.fetchrow(FIRST_ANSWER, request_id)

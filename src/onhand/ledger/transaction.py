@@ -173,7 +173,7 @@ class Transaction:
         """Whether exactly these units may leave `available` under the claims consumed so far, or by a bypass."""
         return all(p[0] in self._bypassed or self._uncovered.get(p, 0) == -n for p, n in wanted.items())
 
-    @step("ledger.close_location")
+    @step("ledger.close_location", model=("close",))
     async def close_location(self, location_id: str) -> None:
         """Waits for the mutations of a location that are under way, and refuses all that follow."""
         await self.connection.execute(CLOSE_LOCATION, location_id)

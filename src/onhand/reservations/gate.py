@@ -236,7 +236,7 @@ class Gate:
         _checked((await self.connections.pipeline(build))[0])
         return seen[0]
 
-    @step("gate.patrol")
+    @step("gate.patrol", model=("read",))
     async def patrol(self, location_ids: Sequence[str], now_ms: int) -> list[tuple[Header, list[UUID]]]:
         """For each location its header and claims whose hint has passed, at most DUE_PAGE each."""
         run_seen = ""

@@ -1,0 +1,45 @@
+"""One database and one gate for all cases, set back before each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+
+from crash.process import observed
+from crash.stage import Stage
+from onhand.reservations import rebuild, reconcile
+
+
+@pytest.fixture(scope="package")
+def kept() -> dict[str, dict[bytes, bytes]]:
+    """What the gate held when the shop was furnished; the ledger keeps copies of its tables itself."""
+    return {}
+
+
+@pytest.fixture(scope="package")
+def furnished_dsn(new_database: Callable[[], AbstractContextManager[str]]) -> Iterator[str]:
+    """One database for all tests here: to furnish one for each would take longer than most of them."""
+    with new_database() as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def stage(
+    furnished_dsn: str, redis_url: str, kept: dict[str, dict[bytes, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Stage]:
+    """Three locations with ten units of milk and of bread each; what happens in processes is observed.
+
+    Loads come in small parts, nobody waits before trying again, and a difference counts as lasting at once.
+    """
+    monkeypatch.setattr(rebuild, "PART_ROWS_MAX", 2)
+    monkeypatch.setattr(rebuild, "BACK_OFF_SECONDS", 0.0)
+    monkeypatch.setattr(reconcile, "IN_FLIGHT_SECONDS", -1.0)
+    stage = Stage(furnished_dsn, redis_url, kept)
+    with observed():
+        try:
+            await stage.open()
+            yield stage
+        finally:
+            await stage.close()

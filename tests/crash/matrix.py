@@ -1,0 +1,316 @@
+"""A workflow times every point that it passes: the fault, the repeat or the recovery, the audit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.message import Message
+
+from crash.process import Fault, Outcome, Passed, Point, Process
+from crash.stage import LOCATIONS, Look, Stage, meaning
+from onhand.app import App
+from onhand.caller import Caller
+from onhand.edge.server import handler_name
+from shop import BREAD, MILK, Shop
+
+CALLER = Caller("tester", None)
+
+LATE_LOOPS = frozenset(("reconciling", "setting the clock"))
+
+Call = Callable[[App], Awaitable[Any]]
+Prepare = Callable[[Stage, Shop], Awaitable[Message | None]]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A way through a workflow: what leads up to it, and the call, or the step of a loop, that is hit by faults."""
+
+    workflow: str
+    how: str
+    prepare: Prepare
+    work: Call | None = None
+    """A step of a loop; else the rpc `workflow` is called with the message that `prepare` returns."""
+    lost: frozenset[str] = frozenset()
+    """Gate functions that the first process does not reach."""
+    refusal: str = ""
+    """The reason that the call ends in, if it is to be refused."""
+    is_tight: bool = False
+    """Units that a first attempt took, and never used, are missed by a second until they are swept."""
+
+    def __str__(self) -> str:
+        return f"{self.workflow}: {self.how}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault at a point, and what happens first then."""
+
+    passed: Passed
+    fault: Fault
+    is_repeated_first: bool
+
+    def __str__(self) -> str:
+        inner = f" in {self.passed.within[-1]}" if len(self.passed.within) > 1 else ""
+        then = "repeat, loops" if self.is_repeated_first else "loops, repeat"
+        return f"{self.fault.value} {self.passed.point}{inner}; {then}"
+
+
+@dataclass
+class Report:
+    """What became of a scenario."""
+
+    scenario: Scenario
+    points: int = 0
+    """Where it was crashed."""
+    states: int = 0
+    """Different ones that gate and ledger were left in: each was recovered from, in every order of what follows."""
+    cuts: int = 0
+    """Where it lost a connection and went on."""
+    failures: list[str] = field(default_factory=list)
+
+
+def caller_of(scenario: Scenario, request: Message | None) -> Call:
+    """The call as a client makes it, again and again the same."""
+    if scenario.work is not None:
+        return scenario.work
+
+    async def call(app: App) -> Any:
+        name = handler_name(scenario.workflow)
+        (handler,) = (h for service in app.services.values() for h in service if hasattr(h, name))
+        return await getattr(handler, name)(request, CALLER)
+
+    return call
+
+
+async def loops(app: App) -> None:
+    """What a server does beside the calls, once; and reads, which bring back what nobody trusts.
+
+    Not what repairs a difference that is there for seconds: there should be none.
+    """
+    for name, step, _ in app.loops():
+        if name not in LATE_LOOPS:
+            await step()
+    found, is_stale = await app.availability.atp(LOCATIONS, [MILK, BREAD], "POS")
+    assert not is_stale
+    assert found
+
+
+async def recover(stage: Stage, server: Process) -> None:
+    """What a server does beside the calls, until the last deadline of what is under way now has passed."""
+    await _clean(server, loops)
+    await stage.pass_hints()
+    await _clean(server, loops)
+
+
+async def _clean(server: Process, work: Call) -> Outcome:
+    server.lost = frozenset()
+    outcome = await server.run(work)
+    assert not outcome.is_dead
+    assert not outcome.reason, outcome.reason
+    return outcome
+
+
+def points_of(trace: Sequence[Passed]) -> list[Passed]:
+    """Where a fault makes a difference of its own: not between the last statement, committed by itself, and its step's end."""
+    last = Counter(passed.step for passed in trace if passed.point.where == "statement")
+    return [p for p in trace if p.point.where != "statement" or p.is_open or p.point.k < last[p.step]]
+
+
+class Matrix:
+    """Runs the cases of scenarios on a stage."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    async def run(self, scenario: Scenario) -> Report:
+        """Every point of a scenario, with every fault."""
+        stage, report = self.stage, Report(scenario)
+        await stage.set_back("base")
+        request = await self._prepare(scenario)
+        await stage.keep("scene")
+        call = caller_of(scenario, request)
+
+        await recover(stage, await stage.process())
+        before = await stage.digest()
+        await stage.set_back("scene")
+        plain = await stage.process()
+        plain.lost = scenario.lost
+        outcome = await plain.run(call)
+        assert outcome.reason == scenario.refusal, outcome
+        assert not plain.outside, plain.outside
+        await audit_answered(stage, outcome)
+        trace = list(plain.trace)
+        await recover(stage, plain)
+        after = await stage.digest()
+        await audit_quiet(stage)
+        await audit_rules(stage)
+
+        run = _Run(stage, scenario, request, call, outcome, before, after)
+        await run.crashes(points_of(trace), report)
+        await run.cuts(points_of(trace), report)
+        return report
+
+    async def _prepare(self, scenario: Scenario) -> Message | None:
+        request: list[Message | None] = []
+
+        async def prepare(app: App) -> None:
+            request.append(await scenario.prepare(self.stage, Shop(app)))
+
+        await (await self.stage.process()).run(prepare)
+        return request[0]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The cases of one scenario, and what an undisturbed run of it came to."""
+
+    stage: Stage
+    scenario: Scenario
+    request: Any
+    call: Call
+    plain: Outcome
+    before: Counter[str]
+    after: Counter[str]
+    _states: dict[Point, object] = field(default_factory=dict)
+
+    async def crashes(self, points: Sequence[Passed], report: Report) -> None:
+        """Dies at every point. Gate and ledger are all that outlives it: what follows is the same for the same state of them."""
+        met: set[tuple[object, ...]] = set()
+        orders = (True, False) if self.scenario.work is None else (True,)
+        for passed in points:
+            report.points += 1
+            with self._reported(report, f"crash {passed.point}"):
+                victim, seen = await self._hit(passed.point, Fault.CRASH)
+                state = (seen.answer is not None, await self.stage.state())
+                self._states[passed.point] = state
+                if state in met:
+                    continue
+                met.add(state)
+                report.states += 1
+            for is_repeated_first in orders:
+                case = Case(passed, Fault.CRASH, is_repeated_first)
+                with self._reported(report, str(case)):
+                    if is_repeated_first is not orders[0]:
+                        victim, seen = await self._hit(passed.point, Fault.CRASH)
+                    await self._follow(case, victim, seen)
+
+    async def cuts(self, points: Sequence[Passed], report: Report) -> None:
+        """Loses the connection before every step, after every one that changes anything, and between the parts of a load."""
+        began: dict[tuple[str, int], object] = {}
+        for passed in points:
+            point, state = passed.point, self._states.get(passed.point)
+            if point.where == "before":
+                began[passed.step] = state
+            elif passed.is_open or state == began[passed.step]:
+                continue
+            case = Case(passed, Fault.CUT, True)
+            report.cuts += 1
+            with self._reported(report, str(case)):
+                await self._follow(case, *await self._hit(point, Fault.CUT))
+
+    @contextmanager
+    def _reported(self, report: Report, what: str) -> Iterator[None]:
+        try:
+            yield
+        except AssertionError as error:
+            report.failures.append(f"{what}: {error}")
+
+    async def _hit(self, point: Point, fault: Fault) -> tuple[Process, Outcome]:
+        await self.stage.set_back("scene")
+        victim = await self.stage.process()
+        victim.lost = self.scenario.lost
+        victim.aim(point, fault)
+        seen = await victim.run(self.call)
+        assert victim.is_hit, "the point was not reached"
+        return victim, seen
+
+    async def _follow(self, case: Case, victim: Process, seen: Outcome) -> None:
+        """What follows a fault: the repeat of the call, and what servers do by themselves. Raises AssertionError."""
+        stage = self.stage
+        for place, look in (await stage.look()).items():
+            assert not look.unsafe, f"right after it, {place}: {look}"
+        if seen.answer is not None:
+            assert meaning(seen.answer) == meaning(self.plain.answer), "the answer of a call that was hit"
+        answered = await self._had_effect()
+        server = victim if case.fault is Fault.CUT else await stage.process()
+        if not case.is_repeated_first:
+            await recover(stage, server)
+            await self._check_state(answered)
+            await audit_quiet(stage)
+            await self._repeat(server, seen, answered)
+        else:
+            if (
+                self.scenario.is_tight
+                and answered is None
+                and any(look.orphans for look in (await stage.look()).values())
+            ):
+                await self._try_in_vain(server)
+                return
+            await self._repeat(server, seen, answered)
+            await recover(stage, server)
+        await self._check_state(True)
+        await audit_quiet(stage)
+        await audit_rules(stage)
+
+    async def _try_in_vain(self, server: Process) -> None:
+        """A repeat that an orphan is in the way of: refused, or it breaks what is kept for nobody. Safe all the same."""
+        again = await server.run(self.call)
+        for place, look in (await self.stage.look()).items():
+            assert not look.unsafe, f"after the repeat, {place}: {look}"
+        await recover(self.stage, server)
+        if again.reason:
+            await self._repeat(server, again, None)
+            await self._check_state(True)
+        await audit_quiet(self.stage)
+        await audit_rules(self.stage)
+
+    async def _had_effect(self) -> bytes | None:
+        return await self.stage.answered(self.request.request_id) if self.request is not None else None
+
+    async def _check_state(self, answered: bytes | bool | None) -> None:
+        found = await self.stage.digest()
+        wanted = self.before if answered is None else self.after
+        if self.scenario.refusal and answered is None and found == self.after:
+            return  # a refusal that is counted, as of a wrong code
+        assert found == wanted, (
+            f"the ledger is not as after {0 if answered is None else 1} effects: too much {dict(found - wanted)}, missing"
+            f" {dict(wanted - found)}"
+        )
+
+    async def _repeat(self, server: Process, seen: Outcome, answered: bytes | None) -> None:
+        server.lost = frozenset()
+        again = await server.run(self.call)
+        assert not again.is_dead
+        assert again.reason == self.scenario.refusal, f"the repeat is refused: {again.reason}"
+        if self.request is None:
+            return
+        if again.answer is not None:
+            if answered is not None:
+                assert again.answer == type(again.answer).FromString(answered), "not the first answer"
+            assert seen.answer in (None, again.answer), "not the answer that was given"
+            assert meaning(again.answer) == meaning(self.plain.answer), "the answer of the repeat"
+        await audit_answered(self.stage, again)
+
+
+async def audit_answered(stage: Stage, outcome: Outcome) -> None:
+    """Right after an answer: what it says is seen, and no more is promised than there is."""
+    for place, look in (await stage.look()).items():
+        assert not look.unsafe, f"after the answer, {place}: {look}"
+        assert outcome.reason or not look.behind, f"answered and not seen, {place}: {look}"
+
+
+async def audit_quiet(stage: Stage) -> None:
+    """All is over: gate and ledger are the same everywhere, and no claim is left."""
+    looks = await stage.look()
+    assert looks.keys() == set(LOCATIONS), f"only {sorted(looks)} are trusted"
+    for place, look in looks.items():
+        assert look == Look(), f"when all was over, {place}: {look}"
+
+
+async def audit_rules(stage: Stage) -> None:
+    """What `onhand verify` checks in the ledger."""
+    assert (violations := await stage.violations()) == [], violations

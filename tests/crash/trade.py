@@ -1,0 +1,236 @@
+"""Scenarios of the catalog, of carts and of orders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from google.protobuf.message import Message
+
+from crash.stage import Stage
+from crash.stock import scenario
+from onhand.v1 import cart_pb2, catalog_pb2, types_pb2
+from onhand.v1 import order_pb2 as pb
+from shelf import dollars, request_id
+from shop import BREAD, MILK, MILK_BARCODE, NORTH, SOUTH, Shop, card, fulfillment_of
+
+
+# ----------------------------------------------------------------------------------------------------------------- catalog
+@scenario("CreateProduct", "with a name")
+async def _(stage: Stage, shop: Shop) -> Message:
+    product = catalog_pb2.Product(sku="tea", name="Tea")
+    return catalog_pb2.CreateProductRequest(request_id=request_id(), product=product)
+
+
+@scenario("UpdateProduct", "its name")
+async def _(stage: Stage, shop: Shop) -> Message:
+    request = catalog_pb2.UpdateProductRequest(request_id=request_id())
+    request.product.sku, request.product.name = MILK, "Fresh milk"
+    request.update_mask.paths.append("name")
+    return request
+
+
+@scenario("SetBarcodes", "another one")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return catalog_pb2.SetBarcodesRequest(request_id=request_id(), sku=MILK, gtins=["04006381333948"[:13] + "8"])
+
+
+@scenario("SetPrice", "a new one")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return catalog_pb2.SetPriceRequest(request_id=request_id(), sku=MILK, amount=dollars(2.09))
+
+
+# ------------------------------------------------------------------------------------------------------------------- carts
+@scenario("CreateCart", "of a customer")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return cart_pb2.CreateCartRequest(
+        request_id=request_id(), channel=types_pb2.CHANNEL_WEB, currency_code="USD", customer_id="ada"
+    )
+
+
+@scenario("AddCartLine", "to a line")
+async def _(stage: Stage, shop: Shop) -> Message:
+    cart_id = await shop.cart({MILK: 1})
+    line = types_pb2.BasketLine(sku=MILK, quantity=2)
+    return cart_pb2.AddCartLineRequest(request_id=request_id(), cart_id=cart_id, line=line)
+
+
+@scenario("SetCartLine", "to another quantity")
+async def _(stage: Stage, shop: Shop) -> Message:
+    cart_id = await shop.cart({MILK: 1})
+    return cart_pb2.SetCartLineRequest(request_id=request_id(), cart_id=cart_id, sku=MILK, quantity=3)
+
+
+@scenario("ClaimCart", "into the customer's own")
+async def _(stage: Stage, shop: Shop) -> Message:
+    await shop.cart({MILK: 1}, "ada")
+    cart_id = await shop.cart({MILK: 2, BREAD: 1})
+    return cart_pb2.ClaimCartRequest(request_id=request_id(), cart_id=cart_id, customer_id="ada")
+
+
+# -------------------------------------------------------------------------------------------------------------------- sell
+def sell(lines: Mapping[str, int], total: int) -> pb.SellRequest:
+    """A sale in the north."""
+    return pb.SellRequest(
+        request_id=request_id(),
+        location_id=NORTH,
+        lines=[pb.SaleLine(sku=sku, quantity=quantity) for sku, quantity in lines.items()],
+        currency_code="USD",
+        tenders=card(total),
+    )
+
+
+@scenario("Sell", "of what is there, by barcode")
+async def _(stage: Stage, shop: Shop) -> Message:
+    request = sell({}, 2 * 199)
+    request.lines.append(pb.SaleLine(barcode=MILK_BARCODE, quantity=2))
+    return request
+
+
+@scenario("Sell", "of more than the ledger has", is_tight=True)
+async def _(stage: Stage, shop: Shop) -> Message:
+    return sell({MILK: 12, BREAD: 1}, 12 * 199 + 250)
+
+
+@scenario("Sell", "of what was promised", is_tight=True)
+async def _(stage: Stage, shop: Shop) -> Message:
+    await shop.reserve({NORTH: {MILK: 9}})
+    return sell({MILK: 4}, 4 * 199)
+
+
+@scenario("Sell", "the gate is not reached", lost=("*",))
+async def _(stage: Stage, shop: Shop) -> Message:
+    await shop.reserve({NORTH: {MILK: 2}})
+    return sell({MILK: 4, BREAD: 11}, 4 * 199 + 11 * 250)
+
+
+@scenario("Sell", "the ledger left the gate's epoch")
+async def _(stage: Stage, shop: Shop) -> Message:
+    await stage.raise_epoch(NORTH)
+    return sell({MILK: 4}, 4 * 199)
+
+
+# ------------------------------------------------------------------------------------------------------------------ orders
+@scenario("PlaceOrder", "picked up at one location, shipped from another, from a cart")
+async def _(stage: Stage, shop: Shop) -> Message:
+    cart_id = await shop.cart({MILK: 3, BREAD: 1}, "ada")
+    reservation_id = await shop.reserve({NORTH: {MILK: 2}, SOUTH: {MILK: 1, BREAD: 1}}, "ada")
+    kinds = {NORTH: pb.FULFILLMENT_KIND_PICKUP, SOUTH: pb.FULFILLMENT_KIND_SHIP}
+    return shop.place_request(reservation_id, kinds, 3 * 199 + 250, cart_id=cart_id)
+
+
+@scenario("PlaceOrder", "of a reservation that a sale was taken from", refusal="RESERVATION_SHORT")
+async def _(stage: Stage, shop: Shop) -> Message:
+    reservation_id = await shop.reserve({NORTH: {MILK: 9}})
+    await shop.sell(NORTH, {MILK: 4}, 4 * 199)
+    return shop.place_request(reservation_id, {NORTH: pb.FULFILLMENT_KIND_PICKUP}, 9 * 199)
+
+
+async def placed(shop: Shop, kind: pb.FulfillmentKind.ValueType = pb.FULFILLMENT_KIND_PICKUP) -> pb.PlaceOrderResponse:
+    """An order of the north."""
+    return await shop.place({NORTH: {MILK: 2, BREAD: 1}}, kind)
+
+
+async def work_of(shop: Shop, kind: pb.FulfillmentKind.ValueType = pb.FULFILLMENT_KIND_PICKUP) -> str:
+    """The id of the north's work for it."""
+    return fulfillment_of((await placed(shop, kind)).order, NORTH).fulfillment_order_id
+
+
+@scenario("CancelOrderLines", "a part of each of two locations")
+async def _(stage: Stage, shop: Shop) -> Message:
+    order = (await shop.place({NORTH: {MILK: 2}, SOUTH: {BREAD: 2}})).order
+    return pb.CancelOrderLinesRequest(
+        request_id=request_id(),
+        order_id=order.order_id,
+        lines=[pb.CancelLine(line_number=line.line_number, quantity=1) for line in order.lines],
+    )
+
+
+@scenario("DecideShortfall", "to wait for what comes in")
+async def _(stage: Stage, shop: Shop) -> Message:
+    order = (await shop.place({NORTH: {MILK: 10}})).order
+    await shop.sell(NORTH, {MILK: 2}, 2 * 199)
+    await shop.count(NORTH, {MILK: 8})
+    (short,) = (f for work in (await shop.order(order.order_id)).fulfillment_orders for f in work.shortfalls)
+    return pb.DecideShortfallRequest(
+        request_id=request_id(), shortfall_id=short.shortfall_id, decision=pb.SHORTFALL_DECISION_WAIT
+    )
+
+
+@scenario("AcceptFulfillmentOrder", "a pickup")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return pb.AcceptFulfillmentOrderRequest(request_id=request_id(), fulfillment_order_id=await work_of(shop))
+
+
+@scenario("PickFulfillmentOrder", "a pickup")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work = await work_of(shop)
+    await shop.accept(work)
+    return pb.PickFulfillmentOrderRequest(request_id=request_id(), fulfillment_order_id=work)
+
+
+@scenario("MarkReadyForPickup", "a pickup")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work = await work_of(shop)
+    await shop.accept(work)
+    await shop.pick(work)
+    return pb.MarkReadyForPickupRequest(request_id=request_id(), fulfillment_order_id=work)
+
+
+@scenario("HandOverFulfillmentOrder", "to who knows the code")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work, code = await shop.ready({NORTH: {MILK: 2}})
+    return pb.HandOverFulfillmentOrderRequest(request_id=request_id(), fulfillment_order_id=work, pickup_code=code)
+
+
+@scenario("HandOverFulfillmentOrder", "a wrong code, counted once", refusal="PICKUP_CODE_WRONG")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work, _ = await shop.ready({NORTH: {MILK: 2}})
+    return pb.HandOverFulfillmentOrderRequest(
+        request_id=request_id(), fulfillment_order_id=work, pickup_code="ZZZZZZZZ"
+    )
+
+
+@scenario("ResetPickupCode", "of a pickup that waits")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work, _ = await shop.ready({NORTH: {MILK: 2}})
+    return pb.ResetPickupCodeRequest(request_id=request_id(), fulfillment_order_id=work)
+
+
+async def shipped(shop: Shop) -> str:
+    """Work of the north that is ready to leave by a carrier."""
+    work = await work_of(shop, pb.FULFILLMENT_KIND_SHIP)
+    await shop.accept(work)
+    await shop.pick(work)
+    return work
+
+
+@scenario("ShipFulfillmentOrder", "with a carrier")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return pb.ShipFulfillmentOrderRequest(
+        request_id=request_id(),
+        fulfillment_order_id=await shipped(shop),
+        carrier="UPS",
+        tracking_reference="1Z999",
+    )
+
+
+@scenario("DeliverFulfillmentOrder", "that was shipped")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work = await shipped(shop)
+    await shop.ship(work)
+    return pb.DeliverFulfillmentOrderRequest(request_id=request_id(), fulfillment_order_id=work)
+
+
+@scenario("CreateReturn", "elsewhere, one to sell again, one damaged")
+async def _(stage: Stage, shop: Shop) -> Message:
+    order = await shop.picked_up({NORTH: {MILK: 3}})
+    return pb.CreateReturnRequest(
+        request_id=request_id(),
+        order_id=order.order_id,
+        location_id=SOUTH,
+        channel=types_pb2.CHANNEL_POS,
+        lines=[
+            pb.ReturnedLine(line_number=1, quantity=1, disposition=pb.DISPOSITION_AVAILABLE),
+            pb.ReturnedLine(line_number=1, quantity=1, disposition=pb.DISPOSITION_DAMAGED),
+        ],
+    )
