@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import grpc
 import redis.asyncio
 import uvloop
@@ -30,6 +31,7 @@ from onhand.app import App
 from onhand.dev.stack import DevStack
 from onhand.domain.errors import GateUnavailable
 from onhand.ledger.migrate import migrate
+from onhand.postgres import asyncpg_dsn
 from onhand.serve import reserve_port, server_processes
 from onhand.v1 import inventory_pb2, inventory_pb2_grpc, order_pb2, order_pb2_grpc, types_pb2
 
@@ -84,27 +86,19 @@ class Loop:
         self._task.cancel()
 
 
-class Closed:
-    """When the location was closed by this process' rebuilds, from the raised epoch's commit to the published load."""
+class Raises:
+    """When this process closed the location."""
 
     def __init__(self, app: App) -> None:
-        self.spans: list[tuple[float, float]] = []
-        raised = 0.0
-        original_transaction, original_load = app.database.transaction, app.gate.load
+        self.times: list[float] = []
+        original = app.rebuilder._raise
 
-        def transaction(**options: Any) -> Any:
-            nonlocal raised
-            if options.get("isolation") == "repeatable_read":
-                raised = time.monotonic()
-            return original_transaction(**options)
+        async def noted(*values: Any) -> Any:
+            epoch = await original(*values)
+            self.times.append(time.monotonic())
+            return epoch
 
-        async def load(*values: Any) -> bool:
-            is_loaded = await original_load(*values)
-            self.spans.append((raised, time.monotonic()))
-            return is_loaded
-
-        app.database.transaction = transaction  # type: ignore[method-assign]
-        app.gate.load = load  # type: ignore[method-assign]
+        app.rebuilder._raise = noted  # type: ignore[method-assign]
 
 
 # ------------------------------------------------------------------------------------------------------------ the load
@@ -181,10 +175,11 @@ async def client(target: str, skus: int) -> None:
 async def measure(skus: int, rounds: int, dsn: str, url: str, target: str) -> list[dict[str, Any]]:
     """Rebuilds under load; a result a way of losing trust."""
     app = await App.open(dsn, url)
-    closed = Closed(app)
-    async with app.database.connection() as connection:
-        await connection.execute(FILL.format(skus=skus, claims=max(1_000, skus // 5)), timeout=300)
-        claims = await connection.fetchval("SELECT count(*) FROM claims WHERE state = 'active'")
+    raises = Raises(app)
+    connection = await asyncpg.connect(asyncpg_dsn(dsn))
+    await connection.execute(FILL.format(skus=skus, claims=max(1_000, skus // 5)))
+    claims = await connection.fetchval("SELECT count(*) FROM claims WHERE state = 'active'")
+    await connection.close()
     server = app.server()
     app.start_loops()
     await server.start(target)
@@ -204,13 +199,13 @@ async def measure(skus: int, rounds: int, dsn: str, url: str, target: str) -> li
     for way in spans:
         for _ in range(rounds):
             watch.take()
-            closed.spans.clear()
+            raises.times.clear()
             began = time.monotonic()
             if way == "lost":
                 await gate.flushdb()
             given_up[way] += await _rebuilt(app, is_forced=way == "forced")
             # Closed since the first raise of this process, or since the data was gone.
-            spans[way].append((closed.spans[0][0] if way == "forced" else began, time.monotonic()))
+            spans[way].append((raises.times[0] if way == "forced" else began, time.monotonic()))
             stalls[way].append(watch.take())
             await asyncio.sleep(SETTLE_SECONDS)
     watch.stop()
@@ -241,7 +236,8 @@ async def _rebuilt(app: App, *, is_forced: bool) -> int:
     while time.monotonic() < until:
         try:
             await app.rebuilder.rebuild(LOCATION, is_forced=is_forced and not given_up)
-            if await app.rebuilder.is_trusted(LOCATION):
+            header, epoch = await app.rebuilder._standing(LOCATION)
+            if header.epoch == epoch:
                 break
         except GateUnavailable as error:
             given_up += 1

@@ -21,6 +21,11 @@ from onhand.reservations.policy import Policy, is_online
 from onhand.reservations.rebuild import Rebuilder
 from onhand.reservations.relay import Relay, unavailable
 
+HINT_SECONDS = 10
+"""How long after a take the sweeper looks at its claim: by then it has a row, or its caller was answered that nothing is known.
+
+Longer than a statement may take (onhand.postgres), for a commit that comes later is refused and has to claim anew.
+"""
 TAKES_MAX = 200
 """Claims in one script call."""
 TAKE_ATTEMPTS_MAX = 4

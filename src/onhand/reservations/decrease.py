@@ -13,7 +13,7 @@ from onhand.domain.stock import Position
 from onhand.ledger.claims import ClaimRefused
 from onhand.ledger.mutation import Answer, Ledger, Mutation, is_certain
 from onhand.ledger.transaction import Transaction, refuse_unknown
-from onhand.reservations.claims import Claims, GateShort, Held, Wants
+from onhand.reservations.claims import HINT_SECONDS, Claims, GateShort, Held, Wants
 from onhand.reservations.rebuild import Rebuilder
 from onhand.reservations.sweep import Sweeper
 from onhand.telemetry import BYPASSES
@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 CLAIM_ATTEMPTS_MAX = 4
 """How often a decrease claims anew after the ledger refused its claim."""
-CLAIM_SECONDS = 60
-"""How long a claim of a decrease may wait for its commit before the sweeper looks at it."""
 
 # What the active reservations leave of each position.
 UNPROMISED = """
@@ -106,7 +104,7 @@ class Decreases:
         wants = [(location_id, lines) for location_id, lines in wants if lines]
         if not wants:
             return Held([], {})
-        due = self._clock.now() + timedelta(seconds=CLAIM_SECONDS)
+        due = self._clock.now() + timedelta(seconds=HINT_SECONDS)
         return await self._claims.take(wants, due=due, channel=None, is_fact=is_fact)
 
     async def _first_answer(self, request: Mutation, response_type: type[Answer], error: LocationNotFound) -> Answer:

@@ -25,7 +25,7 @@ from onhand.ids import new_id, parse_id
 from onhand.ledger.claims import Claim, ClaimRefused
 from onhand.ledger.mutation import Answer, Ledger, Mutation, body_hash, is_certain
 from onhand.ledger.transaction import Transaction
-from onhand.reservations.claims import ClaimGone, Claims, GateShort, Held, Wants
+from onhand.reservations.claims import HINT_SECONDS, ClaimGone, Claims, GateShort, Held, Wants
 from onhand.reservations.combiner import Combiner
 from onhand.reservations.journal import Entry, Journal, Outcome
 from onhand.reservations.policy import VERSION, Policy
@@ -127,7 +127,7 @@ class Reservations:
         for _ in range(RESERVE_ATTEMPTS_MAX):
             deadline = self._clock.now() + timedelta(seconds=request.ttl_seconds or TTL_SECONDS_DEFAULT)
             try:
-                held = await self._claims.take(wants, due=deadline, channel=channel)
+                held = await self._claims.take(wants, due=self._hint(deadline), channel=channel)
             except LocationNotFound:
                 # It may have been there when the first attempt was made.
                 known = await self._ledger.find_answer(request, v1.ReserveResponse)
@@ -159,6 +159,10 @@ class Reservations:
             else:
                 await self._claims.mend(held.claims)
         raise GateUnavailable("its epoch moved on again and again")
+
+    def _hint(self, deadline: datetime) -> datetime:
+        """When the sweeper looks at a new claim; if it was journalled by then, it looks again at the deadline."""
+        return min(deadline, self._clock.now() + timedelta(seconds=HINT_SECONDS))
 
     def _entry(self, request: v1.ReserveRequest, wants: Wants, channel: str, deadline: datetime, held: Held) -> Entry:
         reservation_id = new_id()
@@ -225,7 +229,9 @@ class Reservations:
             if old.state != "active":
                 return await self._first_or(request, v1.ChangeReservationResponse, old)
             try:
-                held = await self._claims.take(wants, due=old.deadline, channel=old.channel, frees=old.claims)
+                held = await self._claims.take(
+                    wants, due=self._hint(old.deadline), channel=old.channel, frees=old.claims
+                )
             except ClaimGone:
                 continue  # expired or changed meanwhile: look again
             except LocationNotFound:

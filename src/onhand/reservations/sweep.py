@@ -14,7 +14,8 @@ from onhand.crash import step
 from onhand.deadline import shared_context
 from onhand.postgres import Database
 from onhand.redis import Unreachable
-from onhand.reservations.gate import Drop, Gate
+from onhand.reservations import gate
+from onhand.reservations.gate import Drop, Gate, Header
 from onhand.reservations.rebuild import Rebuilder
 from onhand.reservations.relay import Relay, unavailable
 from onhand.telemetry import EXPIRED, LOOP_ERRORS, ORPHANS_CLOSED
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 
 EXPIRED_MAX = 500
 """Reservations that are expired by one statement."""
+PAGES_MAX = 10
+"""Pages of claims past their hint that one look takes from a location: 1,000 claims, most of them reservations to look at later."""
 PATROL_LOCATIONS_MAX = 200
 """Locations whose gate is looked at by one pipeline."""
 
@@ -105,8 +108,7 @@ class Sweeper:
 
     async def _close_due(self, location_id: str) -> None:
         await self.expire(location_id)
-        ((_, due),) = await self._gate.patrol([location_id], milliseconds(self._clock.now()))
-        await self._close([(location_id, c) for c in due])
+        await self._close_pages([location_id])
 
     async def _drop(self, drops: Sequence[Drop]) -> None:
         await self._relay.drop(drops)
@@ -118,13 +120,25 @@ class Sweeper:
         rows = await self._heads(self._patrolled)
         self._patrolled = rows[-1]["location_id"] if len(rows) == PATROL_LOCATIONS_MAX else ""
         if rows:
-            found = await self._gate.patrol([r["location_id"] for r in rows], milliseconds(self._clock.now()))
-            due = [(r["location_id"], c) for r, (_, claims) in zip(rows, found, strict=True) for c in claims]
-            await self._close(due)
-            for row, (header, _) in zip(rows, found, strict=True):
+            headers = await self._close_pages([r["location_id"] for r in rows])
+            for row, header in zip(rows, headers, strict=True):
                 if header.epoch and header.delta < row["last_number"]:
                     await self._relay.catch_up(row["location_id"], row["last_number"], header.epoch)
         return self._patrolled == ""
+
+    async def _close_pages(self, location_ids: Sequence[str]) -> list[Header]:
+        """Ends claims past their hint at locations, PAGES_MAX pages of each. Returns the locations' headers."""
+        found = await self._gate.patrol(location_ids, milliseconds(self._clock.now()))
+        headers = [header for header, _ in found]
+        for page in range(1, PAGES_MAX + 1):
+            await self._close([(place, c) for place, (_, due) in zip(location_ids, found, strict=True) for c in due])
+            location_ids = [
+                place for place, (_, due) in zip(location_ids, found, strict=True) if len(due) >= gate.DUE_PAGE
+            ]
+            if not location_ids or page == PAGES_MAX:
+                break
+            found = await self._gate.patrol(location_ids, milliseconds(self._clock.now()))
+        return headers
 
     async def _close(self, due: Sequence[tuple[str, UUID]]) -> None:
         """Ends claims past their hint as their rows say; those without a row are closed in the ledger first."""
