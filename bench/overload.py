@@ -7,7 +7,8 @@ refusal), once by an open loop (calls come when they come, whatever became of th
 
 The load is a flash sale: of ten calls seven reserve and three read availability. Beside it tills sell, as many in every step;
 they are not to notice. Latencies are of acknowledged calls, as clients see them. A step whose clients could not keep up with
-their plan says so (`late`).
+their plan says so (`late`); what the server process and PostgreSQL got of a processor is told (`cpu`, `pg`): where these are far
+below 100% in sum at the peak, something else ran on the machine.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import uvloop
 from google.rpc import error_details_pb2, status_pb2
 from google.type.money_pb2 import Money
@@ -204,7 +206,8 @@ def client_process(target: str, seed: int, cpus: set[int], orders: Any, tallies:
 class Crowd:
     """The client processes."""
 
-    def __init__(self, target: str, seed: int, cpus: set[int]) -> None:
+    def __init__(self, target: str, seed: int, cpus: set[int], measured: dict[str, list[int]]) -> None:
+        self._measured = measured
         context = multiprocessing.get_context("spawn")
         self._tallies: Any = context.Queue()
         self._orders = [context.Queue() for _ in range(CLIENT_PROCESSES)]
@@ -217,6 +220,7 @@ class Crowd:
 
     def run(self, how: str, size: float, seconds: float) -> dict[str, Any]:
         """One step: `size` clients, or calls a second, of all processes together."""
+        before = {name: cpu_seconds(pids) for name, pids in self._measured.items()}
         for n, orders in enumerate(self._orders):
             share = size / CLIENT_PROCESSES
             orders.put((how, int(share) + (n < size % CLIENT_PROCESSES) if how == "closed" else share, seconds))
@@ -227,13 +231,35 @@ class Crowd:
             except queue.Empty:
                 if not all(p.is_alive() for p in self._processes):
                     raise SystemExit("a client process died") from None
-        return summed(how, size, seconds, tallies)
+        row = summed(how, size, seconds, tallies)
+        used = {name: cpu_seconds(pids) - before[name] for name, pids in self._measured.items()}
+        return row | {"cpu_share": {name: round(n / seconds, 2) for name, n in used.items()}}
 
     def close(self) -> None:
         for orders in self._orders:
             orders.put(None)
         for process in self._processes:
             process.join(5)
+
+
+def processes_of(servers: list[int], stack: DevStack) -> dict[str, list[int]]:
+    """Whose processor time is told."""
+    return {"server": servers, "postgres": [stack.postgres.pid or 0], "valkey": [stack.valkey.pid or 0]}
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """Of processes and their children; what ended meanwhile is counted with its parent."""
+    total = 0.0
+    for pid in pids:
+        for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += (
+                    times.user
+                    + times.system
+                    + (times.children_user + times.children_system if process.pid == pid else 0)
+                )
+    return total
 
 
 def summed(how: str, size: float, seconds: float, tallies: list[Tally]) -> dict[str, Any]:
@@ -315,7 +341,7 @@ def measure(seconds: float, seed: int, steps: tuple[float, ...], report: Any) ->
         ended.callback(children.stop)
         target = f"127.0.0.1:{port}"
         asyncio.run(stock(target))
-        crowd = Crowd(target, seed, client_cpus)
+        crowd = Crowd(target, seed, client_cpus, processes_of(children.pids, stack))
         ended.callback(crowd.close)
         crowd.run("closed", 8, 1.0)  # warm
         calibration = []
@@ -357,7 +383,8 @@ def line(name: str, row: dict[str, Any]) -> str:
     return (
         f"{row['loop']:>6} {name:>9} {row['size']:>8} {row['sent_per_second']:>8} {row['acknowledged_per_second']:>8}"
         f" {share['reserve']:>8.0%} {share['read']:>5.0%} {share['sell']:>5.0%} {row['p50_ms'] or 0:>7} {row['p99_ms'] or 0:>7}"
-        f" {row['sell_p99_ms'] or 0:>8} {row['retry_seconds_mean'] or 0:>6} {row['late_ms']:>5}  {outcomes}"
+        f" {row['sell_p99_ms'] or 0:>8} {row['retry_seconds_mean'] or 0:>6} {row['late_ms']:>5}"
+        f" {row['cpu_share']['server']:>5.0%} {row['cpu_share']['postgres']:>5.0%}  {outcomes}"
     )
 
 
@@ -370,7 +397,8 @@ def main() -> None:
     chosen = parser.parse_args()
     out = sys.stderr if chosen.json else sys.stdout
     print(
-        "  loop      step     size   sent/s    ack/s  reserve  read  sell  p50 ms  p99 ms sell p99  retry  late  outcomes",
+        "  loop      step     size   sent/s    ack/s  reserve  read  sell  p50 ms  p99 ms sell p99  retry  late"
+        "   cpu    pg  outcomes",
         file=out,
     )
     found = measure(chosen.seconds, chosen.seed, chosen.steps, lambda n, row: print(line(n, row), file=out, flush=True))

@@ -47,7 +47,7 @@ ANSWER_SECONDS_MAX = 0.25
 """How long before its deadline a call is answered at the latest, so that the answer reaches its caller in time."""
 ANSWER_SHARE = 0.1
 """The same, as a share of the time that it has: what counts is whichever is less."""
-PENDING_MAX = 5000
+PENDING_MAX = 2000
 """Calls of one method that gRPC holds, unread, for a process too busy to look; it cancels what comes beyond."""
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """The largest request or answer."""

@@ -17,12 +17,12 @@ import pytest
 from google.protobuf.message import Message
 
 from api import MILK, MILK_CENTS, NORTH, SOUTH, WEB, Api, card, eventually, lines, opened, place, refusal_of, request_id
-from degraded.breaks import LOADING, READ_ONLY, Wire, between, killed, stopped, wired_postgres, wired_redis
 from onhand.dev.postgres import EmbeddedPostgres
 from onhand.dev.valkey import EmbeddedValkey
 from onhand.ledger.migrate import migrate
 from onhand.v1 import inventory_pb2 as pb
 from onhand.v1 import order_pb2 as orders
+from outages.breaks import LOADING, READ_ONLY, Wire, between, killed, stopped, wired_postgres, wired_redis
 
 DEADLINE_SECONDS = 3.0
 Code = grpc.StatusCode
