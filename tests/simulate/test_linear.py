@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from onhand.simulate.linear import Hold, Move, Read, outside_bounds, search
+from onhand.simulate.linear import Hold, Move, Read, bounds, search
 
 START = Move(0, 1, 10)
 """Ten units come in, before everything else."""
@@ -19,7 +19,7 @@ def is_possible(moves: list[Move], reads: list[Read], holds: list[Hold] | None =
     verdict = search(moves, reads, holds or [])
     assert verdict.is_possible is not None
     if verdict.is_possible:
-        assert outside_bounds(moves, reads, holds or []) == []
+        assert all(each.is_possible for each in bounds(moves, reads, holds or []))
     return verdict.is_possible
 
 
@@ -114,6 +114,18 @@ def test_the_verdict_names_the_call_that_cannot_be_placed_and_what_was_possible(
     verdict = search([START, Move(2, 3, -4)], [Read(1.5, 1.8, 10), wrong], [])
 
     assert (verdict.is_possible, verdict.at, verdict.values) == (False, wrong, (6,))
+
+
+def test_bounds_are_what_was_certain_and_what_was_possible() -> None:
+    moves = [START, Move(2, 4, -4, need=4), Move(3, 6, 5)]
+
+    reads = [Read(1.5, 1.8, 10), Read(2.5, 3.5, 10), Read(5, 5.5, 6), Read(7, 8, 11)]
+    seen = bounds(moves, reads, [Hold(5, 7.5, 2)])
+
+    assert [(each.low, each.high) for each in seen] == [(10, 10), (6, 15), (4, 11), (9, 11), (10, 15)]
+    assert all(each.is_possible for each in seen)
+    assert not bounds(moves, [Read(1.5, 1.8, 11)], [])[0].is_possible
+    assert not bounds(moves, [Read(7, 8, 10)], [])[0].is_possible
 
 
 def _really(moves: list[Move], reads: list[Read]) -> bool:

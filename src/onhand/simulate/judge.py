@@ -8,7 +8,7 @@ from typing import Any
 
 from onhand.simulate.facts import LEAKED, OTHER, OVERSOLD, STALE, Calm, Findings, Ledger, Position, as_told
 from onhand.simulate.history import OK, REFUSED, UNKNOWN, Record
-from onhand.simulate.linear import Move, Read, outside_bounds, search
+from onhand.simulate.linear import Move, Read, bounds, search
 from onhand.simulate.once import Call, check_once, index
 from onhand.simulate.positions import History, histories
 from onhand.simulate.refusals import check_refusals
@@ -65,10 +65,16 @@ def outcomes(records: Sequence[Record]) -> dict[str, int]:
 
 
 def _check_bounds(position: Position, history: History, findings: Findings) -> bool:
-    outside = outside_bounds(history.moves, history.reads, history.holds)
+    """Adds what no order can explain; whether there is any. Counts the reads of which only one value was possible."""
+    every = bounds(history.moves, history.reads, history.holds)
+    outside = [each for each in every if not each.is_possible]
     for each in outside:
         what = f"possible was {each.low} to {each.high} whatever the order of the calls"
         _add(position, history, each.call, what, findings, units=_units(each.call, each.high))
+    for each in every:
+        if isinstance(each.call, Read):
+            findings.checked("reads_of_one_possible_value", each.low == each.high)
+            findings.checked("reads_at_their_upper_bound", each.call.shown == each.high)
     return bool(outside)
 
 

@@ -242,15 +242,22 @@ def search(moves: Sequence[Move], reads: Sequence[Read], holds: Sequence[Hold]) 
 
 
 class Bounds(NamedTuple):
-    """A read, or a decision, that no order can explain: `low` and `high` are the least and the most that was possible."""
+    """What a read can have shown, or a decision can have found, whatever the order of the calls."""
 
     call: Move | Read
     low: int
     high: int
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether the call is within them."""
+        if isinstance(self.call, Read):
+            return self.low <= self.call.shown <= self.high
+        return self.call.need is None or self.call.need <= self.high
 
-def outside_bounds(moves: Sequence[Move], reads: Sequence[Read], holds: Sequence[Hold]) -> list[Bounds]:
-    """Reads, and decisions, that are impossible whatever the order: weaker than the search, and always decided.
+
+def bounds(moves: Sequence[Move], reads: Sequence[Read], holds: Sequence[Hold]) -> list[Bounds]:
+    """Of every read and every decision that ended: weaker than the search, and always decided.
 
     The most there can have been: all that was given by the end of the call, less what was certainly taken before it began.
     """
@@ -261,15 +268,11 @@ def outside_bounds(moves: Sequence[Move], reads: Sequence[Read], holds: Sequence
         low = gives.ended(read.begin) + takes.begun(read.end)
         low -= sum(h.units for h in held)
         most = max(0, high + max(read.freed) - read.kept)
-        least = max(0, low + min(read.freed) - read.kept)
-        if not least <= read.shown <= most:
-            found.append(Bounds(read, least, most))
+        found.append(Bounds(read, max(0, low + min(read.freed) - read.kept), most))
     for move in moves:
-        if move.delta >= 0 or move.need is None or move.end == float("inf"):
-            continue
-        high = gives.begun(move.end) + takes.ended(move.begin)
-        if high < move.need:
-            found.append(Bounds(move, move.need, high))
+        if move.delta < 0 and move.need is not None and move.end != float("inf"):
+            low = gives.ended(move.begin) + takes.begun(move.end) - move.delta
+            found.append(Bounds(move, low, gives.begun(move.end) + takes.ended(move.begin)))
     return found
 
 
