@@ -20,9 +20,15 @@ NEIGHBOURS_MAX = 12
 
 
 def judge(
-    records: Sequence[Record], ledger: Ledger, faults: Sequence[tuple[float, float]]
+    records: Sequence[Record],
+    ledger: Ledger,
+    faults: Sequence[tuple[float, float]],
+    ledger_faults: Sequence[tuple[float, float]] = (),
 ) -> tuple[Findings, dict[str, Any]]:
-    """Everything. `faults` are the times at which something was broken. Returns the findings, and what was looked at."""
+    """Everything. `faults` are the times at which something was broken, `ledger_faults` those of PostgreSQL itself.
+
+    Returns the findings, and what was looked at.
+    """
     # A server that was killed is away for longer than the fault: calm is also that no call was without an answer.
     unknown = [(r.begin, min(r.end, r.begin + UNKNOWN_SECONDS_MAX)) for r in records if r.outcome == UNKNOWN]
     findings, calm = Findings(), Calm(faults, unknown)
@@ -32,7 +38,7 @@ def judge(
     _check_levels(ledger, findings)
     stale: list[int] = []
     exact, bounded, nodes = 0, 0, 0
-    for position, history in sorted(histories(records, found, ledger, calm, stale).items()):
+    for position, history in sorted(histories(records, found, ledger, calm, Calm(ledger_faults), stale).items()):
         impossible = _check_bounds(position, history, findings)
         if not history.reads and not any(m.need is not None for m in history.moves):
             continue

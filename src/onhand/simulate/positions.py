@@ -28,8 +28,8 @@ from onhand.simulate.once import Call, Index
 from onhand.v1 import types_pb2
 
 NEVER = float("inf")
-COMMIT_SECONDS_MAX = 2.0
-"""How long after it took its time a commit may become visible, faults aside."""
+COMMIT_SECONDS_MAX = 3.0
+"""How long after it took its time a commit may become visible, while PostgreSQL runs."""
 GIVEN_SECONDS_MAX = 15.0
 """How long after its commit the gate may hear of what nobody was told yet, faults aside."""
 CLAIM_SECONDS = 60.0
@@ -82,15 +82,15 @@ class Floors:
 
 
 def histories(
-    records: Sequence[Record], found: Index, ledger: Ledger, calm: Calm, stale: list[int]
+    records: Sequence[Record], found: Index, ledger: Ledger, calm: Calm, commits: Calm, stale: list[int]
 ) -> dict[Position, History]:
     """The history of every position. `stale` gets the number of reads that were marked stale, which say nothing of now."""
-    return _Builder(Floors.of(records), found, ledger, calm).build(records, stale)
+    return _Builder(Floors.of(records), found, ledger, calm, commits).build(records, stale)
 
 
 class _Builder:
-    def __init__(self, floors: Floors, found: Index, ledger: Ledger, calm: Calm) -> None:
-        self.floors, self.found, self.ledger, self.calm = floors, found, ledger, calm
+    def __init__(self, floors: Floors, found: Index, ledger: Ledger, calm: Calm, commits: Calm) -> None:
+        self.floors, self.found, self.ledger, self.calm, self.commits = floors, found, ledger, calm, commits
         self.positions: dict[Position, History] = defaultdict(History)
         self.settled = self._settled()
 
@@ -137,7 +137,7 @@ class _Builder:
     def _effect(self, call: Call) -> None:
         row = call.row
         assert row is not None
-        taken = min(call.acknowledged, self.calm.after(row.commit, COMMIT_SECONDS_MAX))
+        taken = min(call.acknowledged, self.commits.after(row.commit, COMMIT_SECONDS_MAX))
         if call.kind == "Reserve":
             self._reserved(call, taken)
         elif call.kind == "ChangeReservation":

@@ -28,8 +28,8 @@ def audit(
     """
     records = read_history(histories)
     ledger, differences = asyncio.run(_read(postgres_dsn, redis_url))
-    times = [(fault["begin"], float("inf") if fault.get("end") is None else fault["end"]) for fault in faults]
-    findings, looked = judge(records, ledger, times)
+    of_ledger = [fault for fault in faults if "postgres" in fault["kind"]]
+    findings, looked = judge(records, ledger, _times(faults), _times(of_ledger))
     _check_gate(differences, findings)
     return {
         **outcomes(records),
@@ -38,6 +38,10 @@ def audit(
         "audited": looked,
         "last_acknowledged": max((r.end for r in records if r.outcome == OK and r.request_id), default=0.0),
     }
+
+
+def _times(faults: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    return [(fault["begin"], float("inf") if fault.get("end") is None else fault["end"]) for fault in faults]
 
 
 async def _read(postgres_dsn: str, redis_url: str) -> tuple[Ledger, list[Difference]]:
