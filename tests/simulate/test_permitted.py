@@ -43,6 +43,7 @@ class Story:
         self.levels: Counter[str] = Counter()
         self.deltas: list[tuple[int, int]] = []
         self.faults: list[tuple[float, float]] = []
+        self.ledger_faults: list[tuple[float, float]] = []
         self.receive("receive", 10, attempts=[(1, 2, OK)], commit=1.5)
 
     def _attempts(
@@ -149,7 +150,7 @@ class Story:
         ledger = Ledger(
             self.requests, self.movements, self.claims, self.orders, [level], [], [], 0, {PLACE: self.deltas}
         )
-        return judge(sorted(self.records, key=lambda r: r.begin), ledger, self.faults)[0]
+        return judge(sorted(self.records, key=lambda r: r.begin), ledger, self.faults, self.ledger_faults)[0]
 
     def counters(self) -> set[str]:
         """The counters that are not 0."""
@@ -164,6 +165,19 @@ def test_an_unknown_sale_may_have_happened_and_is_seen_from_its_commit_on() -> N
 
     story.read(22, 23, 10)
     assert story.counters() == {STALE}
+
+
+def test_a_commit_may_wait_to_be_seen_only_while_the_ledger_itself_is_broken() -> None:
+    story = Story()
+    story.sell("sale", 3, attempts=[(5, 6, UNKNOWN)], commit=5.5)
+    story.read(12, 13, 10)
+    assert story.counters() == {STALE}
+
+    story.faults.append((5.6, 14))
+    assert story.counters() == {STALE}
+
+    story.ledger_faults.append((5.6, 14))
+    assert story.counters() == set()
 
 
 def test_an_unknown_sale_may_never_have_happened_and_may_hold_its_units_until_it_is_swept() -> None:
