@@ -69,6 +69,24 @@ async def _(stage: Stage, shop: Shop) -> Message:
     return reserve({NORTH: {MILK: 2}, SOUTH: {MILK: 1}})
 
 
+@scenario("Reserve", "more than half of what is there", is_tight=True)
+async def _(stage: Stage, shop: Shop) -> Message:
+    return reserve({NORTH: {MILK: 6}})
+
+
+async def past_the_gate(stage: Stage, quantity: int) -> None:
+    """A sale that no gate heard of: what the gate says is more than there is, under an epoch that the ledger left."""
+    process = await stage.process()
+    process.lost = frozenset("*")
+    await process.run(lambda app: Shop(app).sell(NORTH, {MILK: quantity}, quantity * 199))
+
+
+@scenario("Reserve", "more than a sale past the gate left", refusal="INSUFFICIENT_STOCK")
+async def _(stage: Stage, shop: Shop) -> Message:
+    await past_the_gate(stage, 8)
+    return reserve({NORTH: {MILK: 5}})
+
+
 @scenario("Reserve", "one of two locations is short", refusal="INSUFFICIENT_STOCK")
 async def _(stage: Stage, shop: Shop) -> Message:
     return reserve({NORTH: {MILK: 2}, SOUTH: {MILK: 11}})
@@ -144,6 +162,13 @@ async def _(stage: Stage, shop: Shop) -> Message:
     return receive()
 
 
+@scenario("ReceiveStock", "of what an order lacks")
+async def _(stage: Stage, shop: Shop) -> Message:
+    await shop.place({NORTH: {MILK: 10}})
+    await shop.sell(NORTH, {MILK: 2}, 2 * 199)
+    return receive()
+
+
 @scenario("ReceiveStock", "the gate is not reached", lost=("*",))
 async def _(stage: Stage, shop: Shop) -> Message:
     return receive()
@@ -177,6 +202,15 @@ async def _(stage: Stage, shop: Shop) -> Message:
     )
 
 
+@scenario("AdjustStock", "down, more than a sale past the gate left unpromised", refusal="INSUFFICIENT_STOCK")
+async def _(stage: Stage, shop: Shop) -> Message:
+    await shop.reserve({NORTH: {MILK: 7}})
+    await past_the_gate(stage, 3)
+    return pb.AdjustStockRequest(
+        request_id=request_id(), location_id=NORTH, sku=MILK, quantity=-3, reason_code="CORRECTION"
+    )
+
+
 @scenario("AdjustStock", "down, with an epoch that the ledger left")
 async def _(stage: Stage, shop: Shop) -> Message:
     await stage.raise_epoch(NORTH)
@@ -203,6 +237,13 @@ async def _(stage: Stage, shop: Shop) -> Message:
 async def _(stage: Stage, shop: Shop) -> Message:
     await shop.reserve({NORTH: {MILK: 8}})
     return count(milk=5)
+
+
+@scenario("CountStock", "down, into what orders wait for, and up into what they lack")
+async def _(stage: Stage, shop: Shop) -> Message:
+    await shop.place({NORTH: {MILK: 10, BREAD: 10}})
+    await shop.sell(NORTH, {BREAD: 2}, 2 * 250)
+    return count(milk=8, bread=9)
 
 
 @scenario("CountStock", "down, the gate is not reached", lost=("*",))

@@ -86,6 +86,11 @@ async def _(stage: Stage, shop: Shop) -> Message:
     return request
 
 
+@scenario("Sell", "tenders that do not add up", refusal="TENDERS_MISMATCH")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return sell({MILK: 2}, 199)
+
+
 @scenario("Sell", "of more than the ledger has", is_tight=True)
 async def _(stage: Stage, shop: Shop) -> Message:
     return sell({MILK: 12, BREAD: 1}, 12 * 199 + 250)
@@ -94,6 +99,19 @@ async def _(stage: Stage, shop: Shop) -> Message:
 @scenario("Sell", "of what was promised", is_tight=True)
 async def _(stage: Stage, shop: Shop) -> Message:
     await shop.reserve({NORTH: {MILK: 9}})
+    return sell({MILK: 4}, 4 * 199)
+
+
+@scenario("Sell", "of what an order waits for", is_tight=True)
+async def _(stage: Stage, shop: Shop) -> Message:
+    await shop.place({NORTH: {MILK: 10}})
+    return sell({MILK: 2, BREAD: 1}, 2 * 199 + 250)
+
+
+@scenario("Sell", "of what an order waits for, the gate is not reached", lost=("*",))
+async def _(stage: Stage, shop: Shop) -> Message:
+    await shop.place({NORTH: {MILK: 8}})
+    await shop.reserve({NORTH: {MILK: 1}})
     return sell({MILK: 4}, 4 * 199)
 
 
@@ -143,6 +161,23 @@ async def _(stage: Stage, shop: Shop) -> Message:
         order_id=order.order_id,
         lines=[pb.CancelLine(line_number=line.line_number, quantity=1) for line in order.lines],
     )
+
+
+@scenario("CancelOrderLines", "of which a part is not there")
+async def _(stage: Stage, shop: Shop) -> Message:
+    order = (await shop.place({NORTH: {MILK: 10}})).order
+    await shop.sell(NORTH, {MILK: 2}, 2 * 199)
+    return pb.CancelOrderLinesRequest(
+        request_id=request_id(), order_id=order.order_id, lines=[pb.CancelLine(line_number=1, quantity=5)]
+    )
+
+
+@scenario("PickFulfillmentOrder", "what was thought to be gone")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work = fulfillment_of((await shop.place({NORTH: {MILK: 10}})).order, NORTH).fulfillment_order_id
+    await shop.accept(work)
+    await shop.sell(NORTH, {MILK: 2}, 2 * 199)
+    return pb.PickFulfillmentOrderRequest(request_id=request_id(), fulfillment_order_id=work)
 
 
 @scenario("DecideShortfall", "to wait for what comes in")

@@ -45,7 +45,7 @@ STORE_METHODS = frozenset({
     "AcceptFulfillmentOrder", "PickFulfillmentOrder", "MarkReadyForPickup", "ShipFulfillmentOrder",
     "DeliverFulfillmentOrder",
     "ReceiveStock", "AdjustStock", "CountStock", "MoveStock", "DispatchTransfer", "ReceiveTransfer",
-    "LookUpBarcode", "ListFulfillmentOrders", "ListCountTasks",
+    "LookUpBarcode", "ListFulfillmentOrders", "ListCountTasks", "ListShortfalls", "DecideShortfall",
 })  # fmt: skip
 """What people in a store wait for, with goods or a customer before them."""
 RESERVE_METHODS = frozenset({"Reserve", "ChangeReservation"})
