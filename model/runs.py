@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from model import scenarios
+from model.group import GroupModel, GroupRules
+from model.payment import PaymentModel, PaymentRules
 from model.protocol import Model
 from model.search import Searchable
 from model.world import Rules
@@ -35,4 +38,23 @@ def _protocol() -> Iterator[Run]:
         yield run(f"mutant: {name}", case, is_mutant=True)
 
 
-RUNS: tuple[Run, ...] = tuple(_protocol())
+def _group(rules: scenarios.Rule, scenario: scenarios.Rule) -> GroupModel:
+    return GroupModel(**scenario, rules=GroupRules(**rules))
+
+
+def _payment(rules: scenarios.Rule, scenario: scenarios.Rule) -> PaymentModel:
+    return PaymentModel(**scenario, rules=PaymentRules(**rules))
+
+
+def _others() -> Iterator[Run]:
+    for make, specs, mutants in (
+        (_group, scenarios.GROUPS, scenarios.GROUP_MUTANTS),
+        (_payment, scenarios.PAYMENTS, scenarios.PAYMENT_MUTANTS),
+    ):
+        for name, scenario in specs.items():
+            yield Run(f"spec: {name}", partial(make, {}, scenario))
+        for name, (rules, scenario) in mutants.items():
+            yield Run(f"mutant: {name}", partial(make, rules, scenario), is_mutant=True)
+
+
+RUNS: tuple[Run, ...] = (*_protocol(), *_others())

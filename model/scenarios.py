@@ -151,7 +151,8 @@ NO_EPOCHS = _of(
     raise_first=False,
     overdraw="both",
 )
-VARIANTS: Mapping[str, Case] = {  # each must hold
+# Each must hold. The code loads in parts; elsewhere a load is one script, for a location that is closed is as good as none.
+VARIANTS: Mapping[str, Case] = {
     "load in parts": (_of(load="parts"), _of(**TWO, rebuilds=2)),
     "load in parts, a fault": (_of(load="parts"), _of(**TWO, rebuilds=1, faults=1, kinds=LS)),
     "no load guard": (_of(load_guard=False), _of(**ONE, rebuilds=2, faults=1)),
@@ -161,4 +162,62 @@ VARIANTS: Mapping[str, Case] = {  # each must hold
     ),
     "ledger counts, no epochs: reservations": (NO_EPOCHS, _of(reserve=((1, 2), (1, 1)))),
     "ledger counts, no epochs: decreases": (NO_EPOCHS, dict(ONE, transfer=((1, 1),), sale=((1, 1),), events="CX")),
+}
+
+# ---------------------------------------------------------------------------------------------------- baskets and groups
+SKU, TWO_SKUS = ((0, 1),), ((0, 1), (1, 1))
+HERE, BOTH = ((0, TWO_SKUS),), ((0, SKU), (1, SKU))
+GROUPS: Mapping[str, Mapping[str, Any]] = {
+    "basket of two skus, one left of each": _of(
+        stock=((1, 1),), requests=((HERE, 2), (((0, ((1, 1),)),), 1)), rebuilds=(0,), faults=1, events="CREX"
+    ),
+    "basket with one sku twice": _of(
+        stock=((2, 1),), requests=((((0, ((0, 1), (0, 1))),), 1), (HERE, 1)), rebuilds=(0,)
+    ),
+    "two locations, with a retry": _of(stock=((1,), (1,)), requests=((BOTH, 2),), rebuilds=(0,), faults=1),
+    "two locations, two buyers": _of(stock=((1,), (1,)), requests=((BOTH, 1), (BOTH, 1)), rebuilds=(1,), events="X"),
+    "two locations, extended and half expired": _of(
+        stock=((1,), (1,)), requests=((BOTH, 1),), rebuilds=(0, 1), events="CREX"
+    ),
+    "two locations, and one of them": _of(
+        stock=((1,), (1,)), requests=((BOTH, 1), (((0, SKU),), 1)), rebuilds=(0, 1), faults=1, events="C"
+    ),
+}
+GROUP_MUTANTS: Mapping[str, Case] = {
+    "one epoch of a group that fits is enough": (
+        _of(all_epochs=False),
+        _of(stock=((1,), (1,)), requests=((BOTH, 1), (BOTH, 1)), rebuilds=(0,), events=""),
+    ),
+    "a claim of a group that was closed is left out": (
+        _of(all_open=False),
+        _of(stock=((1,), (1,)), requests=((BOTH, 1),)),
+    ),
+    "a group is journalled location by location": (_of(at_once=False), _of(stock=((1,), (1,)), requests=((BOTH, 1),))),
+    "what is left of a half-expired reservation is confirmed": (
+        _of(whole_only=False),
+        _of(stock=((1,), (1,)), requests=((BOTH, 1),)),
+    ),
+    "what is left of a half-expired reservation is extended": (
+        _of(whole_only=False),
+        _of(stock=((1,), (1,)), requests=((BOTH, 1),), events="EX"),
+    ),
+    "lines before a short one stay taken": (_of(whole_lines=False), _of(stock=((1, 0),), requests=((HERE, 1),))),
+    "lines of one sku are judged one by one": (
+        _of(sums_lines=False),
+        _of(stock=((1, 0),), requests=((((0, ((0, 1), (0, 1))),), 1),)),
+    ),
+}
+
+# ---------------------------------------------------------------------------------------------------------------- payment
+PAYMENTS: Mapping[str, Mapping[str, Any]] = {
+    "payment: two attempts and two jobs": _of(attempts=2, jobs=2),
+    "payment: the extension runs out all the same": _of(attempts=2, jobs=2, events="NRSL"),
+    "payment: three attempts, a job": _of(attempts=3, jobs=1),
+}
+PAYMENT_MUTANTS: Mapping[str, Case] = {
+    "payment: a key for each attempt": (_of(key="attempt"), _of(attempts=2, jobs=0)),
+    "payment: the bank is asked before the order is stored": (_of(order_first=False), _of(attempts=1, jobs=0)),
+    "payment: the reservation is not extended": (_of(extends=False), _of(attempts=1, jobs=0)),
+    "payment: given up without asking": (_of(asks_before_giving_up=False), _of(attempts=1, jobs=1)),
+    "payment: voided before it is given up": (_of(gives_up_before_voiding=False), _of(attempts=1, jobs=1)),
 }

@@ -8,7 +8,7 @@ import pytest
 
 from model.protocol import Model
 from model.runs import RUNS, Run
-from model.search import STEPS, Step, search
+from model.search import ABSTRACTED, STEPS, Step, search
 from model.world import Rules, World
 from onhand import app, crash
 
@@ -31,6 +31,15 @@ def test_every_mutant_is_caught_and_the_way_there_is_told(run: Run) -> None:
     for step, text in found.trace:
         state = next(after for s, words, after in model.steps(state) if (s, words) == (step, text))
     assert found.broken in (state, model.broken(state) if not isinstance(state, str) else None)
+
+
+def test_there_is_a_transition_for_every_step_that_the_model_does_not_leave_out() -> None:
+    taken: set[Step] = set()
+    for run in sorted(TESTED, key=lambda run: not run.is_mutant):  # whose searches are short
+        if set(Step) - ABSTRACTED <= taken:
+            break
+        taken |= search(run.model()).steps
+    assert taken == set(Step) - ABSTRACTED
 
 
 def test_every_crash_point_names_steps_of_the_model() -> None:

@@ -1,0 +1,164 @@
+"""PlaceOrder with a payment in between. The code does not have it yet: this is what it is to be written by.
+
+  pend       One transaction, once a request: the order is stored as PENDING, its reservation extended, a job enqueued.
+  authorize  Outside any transaction, with the order id as idempotency key: the bank answers a repeat as it answered first.
+  place      One transaction, only while the order is PENDING and its reservation active: confirmed, the order OPEN.
+  give_up    One transaction, only while the order is PENDING: no call of the bank is without its answer then.
+  void       After the order was given up, again and again until the bank has taken it back; then it is CANCELLED.
+
+An attempt may die anywhere. The job does the same steps from wherever the order is, at any time, also beside an attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from model.search import State, Step, Transition, replaced
+
+
+@dataclass(frozen=True)
+class PaymentRules:
+    """What could be got wrong."""
+
+    key: str = "order"  # the idempotency key: of the order | of the attempt
+    order_first: bool = True  # the order is stored before the bank is asked
+    extends: bool = True  # the reservation is extended when the order is stored
+    asks_before_giving_up: bool = True  # an order is given up only by who knows what the bank said
+    gives_up_before_voiding: bool = True  # void only what the ledger gave up | what looks as if it hung
+
+
+class Till(NamedTuple):
+    """A state."""
+
+    order: str  # - none, P pending, O open, G given up, D cancelled
+    row: str  # of the reservation: A E C R X
+    bank: str  # a letter a key: - never asked, Y authorized, N declined, V voided
+    actors: tuple[tuple[str, str], ...]  # where it is, and what the bank told it
+    is_short: bool  # possession took the units
+
+
+class PaymentModel:
+    """A scenario: so many attempts and jobs; the bank may decline, the reservation end, the units be taken."""
+
+    def __init__(
+        self, attempts: int = 2, jobs: int = 2, events: str = "NRS", rules: PaymentRules | None = None
+    ) -> None:
+        self.p, self.attempts, self.jobs, self.events = rules or PaymentRules(), attempts, jobs, events
+        self.keys = 1 if self.p.key == "order" else attempts + jobs
+
+    def initial(self) -> Till:
+        """A reservation, and nobody has asked."""
+        return Till("-", "A", "-" * self.keys, (("start", ""),) * (self.attempts + self.jobs), False)
+
+    def canonical(self, s: State) -> Hashable:
+        """Attempts are alike, and so are jobs."""
+        if self.keys > 1:
+            return s  # type: ignore[no-any-return]
+        actors = (*sorted(s.actors[: self.attempts]), *sorted(s.actors[self.attempts :]))
+        return s._replace(actors=actors)  # type: ignore[no-any-return]
+
+    def steps(self, s: Till) -> Iterator[Transition]:
+        """Whatever may happen next."""
+        for i, (at, told) in enumerate(s.actors):
+            is_job = i >= self.attempts
+            name = f"job {i - self.attempts + 1}" if is_job else f"attempt {i + 1}"
+            if at == "start":
+                yield from self._job_begins(s, i, name) if is_job else self._begins(s, i, name)
+            elif at == "pay":
+                yield from self._authorize(s, i, name)
+            elif at == "store":
+                yield from self._pend(s, i, name, ("place", told))
+            elif at == "place":
+                yield from self._place(s, i, name, told)
+            elif at == "void":
+                yield from self._void(s, i, name)
+            elif at == "voided":
+                after = self._go(s, i, "end", order="D" if s.order in "PG" else s.order)
+                yield Step.GIVE_UP, f"{name}: the order is cancelled, nothing is held at the bank", after
+        if s.row in "AE":
+            if "R" in self.events:
+                yield Step.RELEASE, "the customer releases the reservation", s._replace(row="R")
+            if s.row == "A" or "L" in self.events:
+                why = None
+                if s.order == "P" and s.row == "A":
+                    why = "KEPT PROMISE: the reservation of an order expires while its payment is under way"
+                yield Step.EXPIRE, "the reservation expires", why or s._replace(row="X")
+        if "S" in self.events and not s.is_short and s.row in "AE":
+            yield Step.CONSUME, "a sale in hand takes the units", s._replace(is_short=True)
+
+    @staticmethod
+    def _go(s: Till, i: int, at: str, told: str = "", **changes: object) -> Till:
+        return s._replace(actors=replaced(s.actors, i, (at, told)), **changes)  # type: ignore[arg-type]
+
+    def _begins(self, s: Till, i: int, name: str) -> Iterator[Transition]:
+        if self.p.order_first or s.order != "-":
+            yield from self._pend(s, i, name, ("pay", ""))
+        elif s.row in "AE":
+            yield Step.LOOK_UP, f"{name}: the reservation is active", self._go(s, i, "pay")
+
+    def _pend(self, s: Till, i: int, name: str, then: tuple[str, str]) -> Iterator[Transition]:
+        if s.order == "P":
+            yield Step.PEND, f"{name}: the order is stored already, goes on with it", self._go(s, i, *then)
+        elif s.order != "-" or s.row not in "AE":
+            yield Step.PEND, f"{name}: order {s.order}, reservation {s.row}: answered", self._go(s, i, "end")
+        else:
+            after = self._go(s, i, *then, order="P", row="E" if self.p.extends else s.row)
+            yield Step.PEND, f"{name}: the order is stored, its reservation extended", after
+
+    def _job_begins(self, s: Till, i: int, name: str) -> Iterator[Transition]:
+        if s.order == "G":
+            yield Step.LOOK_UP, f"{name}: finds an order that was given up", self._go(s, i, "void")
+        elif s.order == "P":
+            yield Step.LOOK_UP, f"{name}: finds a pending order", self._go(s, i, "pay")
+            if not self.p.gives_up_before_voiding:
+                yield Step.LOOK_UP, f"{name}: finds an order that hangs", self._go(s, i, "void")
+            if not self.p.asks_before_giving_up:
+                yield Step.GIVE_UP, f"{name}: gives an order up that hangs", self._given_up(s, i)
+
+    def _given_up(self, s: Till, i: int) -> Till:
+        """What the reservation still holds is free again, in the same transaction."""
+        return self._go(s, i, "void", order="G", row="R" if s.row in "AE" else s.row)
+
+    def _authorize(self, s: Till, i: int, name: str) -> Iterator[Transition]:
+        key = i if self.keys > 1 else 0
+        then = "place" if self.p.order_first or s.order != "-" else "store"
+        if s.bank[key] != "-":
+            told = "N" if s.bank[key] == "N" else "Y"  # a repeat is told what was told first
+            yield Step.AUTHORIZE, f"{name}: the bank repeats its answer ({told})", self._go(s, i, then, told)
+            return
+        for told in "YN" if "N" in self.events else "Y":
+            bank = s.bank[:key] + told + s.bank[key + 1 :]
+            yield Step.AUTHORIZE, f"{name}: the bank answers {told}", self._go(s, i, then, told, bank=bank)
+
+    def _place(self, s: Till, i: int, name: str, told: str) -> Iterator[Transition]:
+        if s.order != "P":
+            after = self._go(s, i, "void" if s.order == "G" else "end")
+            yield Step.PLACE, f"{name}: the order is {s.order} already", after
+        elif told == "Y" and s.row in "AE" and not s.is_short:
+            yield Step.PLACE, f"{name}: reservation confirmed, order open", self._go(s, i, "end", order="O", row="C")
+        else:
+            yield (
+                Step.GIVE_UP,
+                f"{name}: the order is given up (bank {told}, reservation {s.row})",
+                self._given_up(s, i),
+            )
+
+    def _void(self, s: Till, i: int, name: str) -> Iterator[Transition]:
+        after = self._go(s, i, "voided", bank=s.bank.replace("Y", "V"))
+        yield Step.VOID, f"{name}: the bank takes back what it holds under the key", after
+
+    def broken(self, s: Till) -> str | None:
+        """The rule that a state breaks; also what would be left if all died here and the job came at last."""
+        if sum(letter in "YV" for letter in s.bank) > 1:
+            return "EXACTLY ONCE: two authorizations for one order"
+        if s.order == "O" and ("Y" not in s.bank or s.row != "C"):
+            return f"KEPT PROMISE: an order is open with its reservation {s.row} and the bank at {s.bank}"
+        if s.row == "C" and s.order != "O":
+            return "CONSERVATION: units are confirmed for an order that is not placed"
+        if s.order in "-D" and "Y" in s.bank:
+            return "LEAK: the bank holds money for an order that nobody will place or void"
+        if s.order == "D" and s.row in "AEC":
+            return "LEAK: a cancelled order holds units"
+        return None
