@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import asyncpg
 
+from onhand.settings import Unusable
 from onhand.simulate.processes import context
 from onhand.simulate.shop import open_shop
 from onhand.simulate.workload import run_workload
@@ -143,6 +144,11 @@ def _load(
         while not (folder / "started").exists():
             if is_over.wait(START_POLL_SECONDS):
                 return
+
+        def check() -> None:
+            if is_over.is_set():
+                raise Unusable("the clients ended before everything was mended")
+
         began = time.monotonic()
         injector.start(began)
         while (passed := time.monotonic() - began) < seconds and not is_over.wait(TICK_SECONDS):
@@ -150,7 +156,7 @@ def _load(
         show("load", int(seconds), int(seconds))
         try:
             injector.finish()
-            world.wait_until_ready()
+            world.wait_until_ready(check)
         except BaseException as error:
             failure.append(error)
         healed.set()

@@ -166,6 +166,7 @@ class World:
         running = [s.process for s in self.servers if s.process is not None and s.process.poll() is None]
         for process in running:
             process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)  # whoever paused it
         until = time.monotonic() + DRAIN_SECONDS_MAX
         for process in running:
             try:
