@@ -15,6 +15,7 @@ from machine.model import CHANNELS
 from machine.world import SERVERS, World
 from onhand.v1 import inventory_pb2 as inventory
 from onhand.v1 import types_pb2
+from onhand.verify import verify
 
 STORES = ("north", "south", "depot")
 # What is drawn often comes often, what comes first is what a failure shrinks to.
@@ -50,10 +51,10 @@ def bucket_of(name: str) -> Any:
 class Base(RuleBasedStateMachine):
     """What all rules share: a retailer of its own for each example."""
 
-    def __init__(self, world: World, counts: dict[str, list[int]]) -> None:
+    def __init__(self, world: World) -> None:
         super().__init__()
         self.world = world
-        self.calls = Calls(world, counts)
+        self.calls = Calls(world)
         self.model = self.calls.model
         self.is_settled = True
         self.is_killed = False
@@ -61,28 +62,29 @@ class Base(RuleBasedStateMachine):
     @initialize(stock=st.lists(st.sampled_from((6, 9, 1, 0)), min_size=6, max_size=6))
     def open(self, stock: list[int]) -> None:
         """Two stores and a depot, milk and bread, some of each."""
-        self.calls.record.append(f"open with {stock}")
-        for place in STORES:
-            self.create_location(0, place, is_pickup=place != "depot")
-        for sku, cents in (("milk", 199), ("bread", 250)):
-            self.call(0, "CreateProduct", product={"sku": self.sku(sku), "name": sku})
-            self.call(0, "SetPrice", sku=self.sku(sku), amount=dollars(cents))
+        made: list[tuple[str, dict[str, Any]]] = [
+            ("CreateLocation", {"location": self.location(place, is_pickup=place != "depot")}) for place in STORES
+        ]
+        for sku in ("milk", "bread"):
+            made.append(("CreateProduct", {"product": {"sku": self.sku(sku), "name": sku}}))
+        self.calls.call_at_once(0, made)
+        made = [("SetPrice", {"sku": self.sku(s), "amount": dollars(c)}) for s, c in (("milk", 199), ("bread", 250))]
         for n, place in enumerate(STORES):
             wanted = {self.sku(sku): q for sku, q in zip(("milk", "bread"), stock[2 * n :], strict=False) if q}
             if wanted:
-                self.call(0, "ReceiveStock", location_id=self.place(place), lines=lines(wanted))
+                made.append(("ReceiveStock", {"location_id": self.place(place), "lines": lines(wanted)}))
+        self.calls.call_at_once(0, made)
 
-    def create_location(self, n: int, place: str, *, is_pickup: bool) -> None:
+    def location(self, place: str, *, is_pickup: bool) -> dict[str, Any]:
         """A store, or a depot, that ships."""
         kind = inventory.LOCATION_KIND_STORE if is_pickup else inventory.LOCATION_KIND_WAREHOUSE
-        location = {
+        return {
             "location_id": self.place(place),
             "kind": kind,
             "name": place,
             "offers_pickup": is_pickup,
             "offers_shipping": True,
         }
-        self.call(n, "CreateLocation", location=location)
 
     # ------------------------------------------------------------------------------------------------------ short forms
     def call(self, n: int, rpc: str, **fields: Any) -> dict[str, Any] | None:
@@ -123,15 +125,17 @@ class Base(RuleBasedStateMachine):
             self.is_settled = True
 
     def teardown(self) -> None:
-        """The history of every location is the model's too. A failure takes the calls along, as they were made."""
+        """Every history is the model's too, and every rule of the ledger holds. A failure takes the calls along."""
         for n in range(SERVERS):
             self.world.servers[n].wire.mend()
         # Called while the failure of a step, if there is one, passes by.
         if (error := sys.exception()) is not None:
-            error.add_note("The calls:\n" + "\n".join(self.calls.record))
+            error.add_note(self.calls.story())
             return
         try:
-            self.calls.compare_movements()
+            self.calls.compare_all()
+            report = self.world.run(verify(self.world.postgres_dsn, None))
+            assert report.is_ok, report.to_json()
         except AssertionError as error:
-            error.add_note("The calls:\n" + "\n".join(self.calls.record))
+            error.add_note(self.calls.story())
             raise

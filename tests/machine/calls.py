@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class Acknowledged:
 class Calls:
     """A retailer of its own in the world, and the model of it."""
 
-    def __init__(self, world: World, counts: dict[str, list[int]]) -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
         self.model = Model()
         self.prefix = f"m{next(_examples)}"
@@ -55,9 +55,7 @@ class Calls:
         self.refused: list[tuple[str, Message]] = []
         self.record: list[str] = []
         self.is_cut = [False] * SERVERS
-        self._counts = counts
         self._requests = itertools.count(1)
-        self._looks = itertools.count()
 
     def name(self, what: str) -> str:
         """An id that no other example has."""
@@ -66,12 +64,37 @@ class Calls:
     # ---------------------------------------------------------------------------------------------------------- asking
     def call(self, n: int, rpc: str, **fields: Any) -> dict[str, Any] | None:
         """Asks server n for something new. The answer, or None where the model foresaw the refusal."""
-        request = request_type(rpc)(request_id=f"{self.prefix}-request-{next(self._requests)}", **fields)
-        return self.judge(n, rpc, request)
+        return self.judge(n, rpc, self._request(rpc, fields))
+
+    def call_at_once(self, n: int, calls: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Asks server n for many things that do not touch each other."""
+        asked = [(n, rpc, self._request(rpc, fields)) for rpc, fields in calls]
+        for (_, rpc, request), outcome in zip(asked, self.world.ask_all(asked), strict=True):
+            self._record(n, rpc, request, outcome)
+            self._judge(n, rpc, request, outcome)
 
     def judge(self, n: int, rpc: str, request: Message) -> dict[str, Any] | None:
         """Asks server n, and the model."""
-        outcome = self.ask(n, rpc, request)
+        return self._judge(n, rpc, request, self.ask(n, rpc, request))
+
+    def ask(self, n: int, rpc: str, request: Message) -> Message | Refusal:
+        """Asks server n, and keeps a record for a failure."""
+        outcome = self.world.ask(n, rpc, request)
+        self._record(n, rpc, request, outcome)
+        return outcome
+
+    def story(self) -> str:
+        """The calls as they were made, and where the servers tell their side."""
+        return "\n".join(["The calls:", *self.record, f"The servers' log: {self.world.log}"])
+
+    def _request(self, rpc: str, fields: dict[str, Any]) -> Message:
+        return request_type(rpc)(request_id=f"{self.prefix}-request-{next(self._requests)}", **fields)
+
+    def _record(self, n: int, rpc: str, request: Message, outcome: Message | Refusal) -> None:
+        answer = f"{outcome.reason} {outcome.message}" if isinstance(outcome, Refusal) else said(outcome)
+        self.record.append(f"to {n}: {rpc} {{ {said(request)} }}\n    {answer}")
+
+    def _judge(self, n: int, rpc: str, request: Message, outcome: Message | Refusal) -> dict[str, Any] | None:
         given = None if isinstance(outcome, Refusal) else plain(outcome)
         self.model.is_gate_reached = not self.is_cut[n]
         wanted = plain(request)
@@ -83,20 +106,11 @@ class Calls:
         except Refused as due:
             self.expect_refusal(outcome, due)
             self.refused.append((rpc, request))
-            self._counts[rpc][1] += 1
             return None
         assert not isinstance(outcome, Refusal), f"refused, the model allows it: {outcome}"
         assert not (wrong := differences(expected, given)), "\n".join(wrong)
         self.acknowledged.append(Acknowledged(rpc, request, outcome))
-        self._counts[rpc][0] += 1
         return given
-
-    def ask(self, n: int, rpc: str, request: Message) -> Message | Refusal:
-        """Asks server n, and keeps a record for a failure."""
-        self.record.append(f"to {n}: {rpc} {{ {said(request)} }}")
-        outcome = self.world.ask(n, rpc, request)
-        self.record.append(f"    {outcome if isinstance(outcome, Refusal) else said(outcome)}")
-        return outcome
 
     @staticmethod
     def expect_refusal(outcome: Message | Refusal, due: Refused) -> None:
@@ -142,13 +156,18 @@ class Calls:
             if wrong := differences(expected, part(plain(answer))):
                 raise AssertionError(f"at {n}: {rpc} {{ {said(request)} }}:\n" + "\n".join(wrong))
 
-    def _views(self) -> list[tuple[int, str, dict[str, Any], Callable[[dict[str, Any]], Any], Any]]:
-        model, look = self.model, next(self._looks)
-        here, there = look % SERVERS, (look + 1) % SERVERS
+    def _views(
+        self, *, is_thorough: bool = False
+    ) -> list[tuple[int, str, dict[str, Any], Callable[[dict[str, Any]], Any], Any]]:
+        # What is looked at, and where, follows from the model alone: else leaving out a step would change the later looks,
+        # and nothing would shrink.
+        model, here, there = self.model, 0, 1
         places, skus = [p for p in model.places if not model.places[p].is_deleted], sorted(model.skus)
+        kept_from = {channel for (channel, _), kept in model.thresholds.items() if kept}
+        channels = [channel for channel in CHANNELS if channel in kept_from | {"WEB", "POS"}]
         views: list[Any] = []
         for n in range(SERVERS) if places and skus else ():
-            for channel in (*CHANNELS[:3], CHANNELS[3 + look % 3]):
+            for channel in channels:
                 expected = [
                     {
                         "location_id": place,
@@ -183,8 +202,9 @@ class Calls:
             views.append((here, "GetTransfer", {"transfer_id": name}, lambda a: a["transfer"], model.transfer(name)))
         for name, expected in model.returns.items():
             views.append((here, "GetReturn", {"return_id": name}, lambda a: a["returned"], expected))
-        if places:
-            views += self._work_views(there, places[look % len(places)])
+        busy = {work.place for work in model.works.values()} | {place for place in places if model.count_tasks[place]}
+        for place in places if is_thorough else sorted(busy & set(places)):
+            views += self._work_views(there, place)
         return views
 
     def _work_views(self, n: int, place: str) -> list[Any]:
@@ -207,9 +227,9 @@ class Calls:
             (n, "ListFulfillmentOrders", {"location_id": place}, lambda a: a["fulfillment_orders"], works),
         ]
 
-    def compare_movements(self) -> None:
-        """Every unit that ever moved, and nothing else."""
-        views: list[Any] = []
+    def compare_all(self) -> None:
+        """As `compare`, and what each location shows, and every unit that ever moved there."""
+        views = self._views(is_thorough=True)
         for place, movements in self.model.movements.items():
             if not self.model.places[place].is_deleted:
                 newest_first = movements[::-1][:500]

@@ -111,7 +111,8 @@ class Locations(Base):
     def manage_location(self, n: int, do: str, place: str, offers: bool, etag: str) -> None:
         name = self.place(place)
         if do == "open":
-            self.create_location(n, place if place != "nowhere" else "annex", is_pickup=offers)
+            location = self.location(place if place != "nowhere" else "annex", is_pickup=offers)
+            self.call(n, "CreateLocation", location=location)
         elif do == "change":
             current = self.model.places[name].etag if name in self.model.places else "v1"
             given = {"none": "", "right": current, "old": "v0"}[etag]

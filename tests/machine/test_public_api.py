@@ -38,9 +38,8 @@ def world(database_dsn: str, redis_url: str, tmp_path: Path) -> Iterator[World]:
 
 @pytest.mark.timeout(1800)
 def test_every_server_answers_as_the_model_whatever_happens(world: World) -> None:
-    counts = {rpc: [0, 0] for rpc in MUTATIONS}
     run_state_machine_as_test(
-        lambda: Machine(world, counts),
+        lambda: Machine(world),
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,
