@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from onhand.app import App
     from onhand.dev.stack import DevStack
     from onhand.serve import Processes
+    from onhand.verify import Report
 
 log = logging.getLogger("onhand")
 
@@ -329,7 +330,14 @@ def import_(
 
 
 @app.command()
-def verify(postgres: Dsn = None, redis: Url = None, data: Data = DATA, json_: Json = False) -> None:
+def verify(
+    postgres: Dsn = None,
+    redis: Url = None,
+    data: Data = DATA,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended, and say what was done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Repair without asking.")] = False,
+    json_: Json = False,
+) -> None:
     """Check every invariant of ledger and gate; exit 1, with the evidence, where one fails."""
     from onhand.domain.errors import LedgerUnavailable
     from onhand.postgres import not_answering
@@ -339,10 +347,26 @@ def verify(postgres: Dsn = None, redis: Url = None, data: Data = DATA, json_: Js
     dsn, url = _addresses(postgres, redis, data)
     try:
         with progress_line() as progress:
-            report = _run(lambda: verify_all(dsn, url, progress))
+            if not repair:
+                report = _run(lambda: verify_all(dsn, url, progress)).to_json()
+            else:
+                from onhand.repair import repair as repair_all
+
+                may_begin = partial(_may_repair, is_asked=not yes and _is_terminal())
+                report = _run(lambda: repair_all(dsn, url, may_begin=may_begin, progress=progress)).to_json()
     except LedgerUnavailable as error:
         _fail(not_answering(dsn, error))
-    _finish(report.to_json(), json_)
+    _finish(report, json_)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _may_repair(found: Report, *, is_asked: bool) -> bool:
+    failed = [f"{check.name} ({check.count})" for check in found.checks if not check.is_ok]
+    typer.echo(f"found: {', '.join(failed)}", err=True)
+    return not is_asked or typer.confirm("Mend what can be mended?", err=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------- trials

@@ -85,7 +85,9 @@ class Report:
         }
 
 
-async def verify(postgres_dsn: str, redis_url: str | None, progress: Progress | None = None) -> Report:
+async def verify(
+    postgres_dsn: str, redis_url: str | None, progress: Progress | None = None, *, evidence_max: int | None = None
+) -> Report:
     """Checks the ledger, and the gate against it unless `redis_url` is None. Raises LedgerUnavailable, Unusable.
 
     A gate that does not answer is a check that fails, with the reason. Changes nothing; may run beside any number of servers.
@@ -98,9 +100,9 @@ async def verify(postgres_dsn: str, redis_url: str | None, progress: Progress | 
         checks, gate = [await _schema(database)], None
         if checks[0].is_ok:
             async with database.transaction(isolation="repeatable_read", readonly=True) as snapshot:
-                checks += await check_rules(snapshot, progress)
+                checks += await check_rules(snapshot, progress, evidence_max)
             if redis_url is not None:
-                check, gate = await _gate(database, redis_url, progress)
+                check, gate = await _gate(database, redis_url, progress, evidence_max or EVIDENCE_MAX)
                 checks.append(check)
     finally:
         await database.close()
@@ -119,7 +121,9 @@ async def _schema(database: Database) -> Check:
     return Check(SCHEMA_NAME, SCHEMA, violations, len(violations), time.perf_counter() - began)
 
 
-async def _gate(database: Database, redis_url: str, progress: Progress | None) -> tuple[Check, GateLooks | None]:
+async def _gate(
+    database: Database, redis_url: str, progress: Progress | None, evidence_max: int
+) -> tuple[Check, GateLooks | None]:
     began = time.perf_counter()
     connections = GateConnections(redis_url, LIBRARY)
     looks: GateLooks | None = None
@@ -134,7 +138,7 @@ async def _gate(database: Database, redis_url: str, progress: Progress | None) -
     finally:
         await connections.close()
     count = len(violations)
-    return Check(GATE_NAME, GATE, violations[:EVIDENCE_MAX], count, time.perf_counter() - began), looks
+    return Check(GATE_NAME, GATE, violations[:evidence_max], count, time.perf_counter() - began), looks
 
 
 @dataclass

@@ -63,7 +63,9 @@ class Check:
         }
 
 
-async def check_rules(snapshot: Connection, progress: Progress | None = None) -> list[Check]:
+async def check_rules(
+    snapshot: Connection, progress: Progress | None = None, evidence_max: int | None = None
+) -> list[Check]:
     """Every rule, in a connection that sees one moment of the ledger."""
     await snapshot.execute(WORK_MEMORY)
     checks = []
@@ -71,7 +73,7 @@ async def check_rules(snapshot: Connection, progress: Progress | None = None) ->
         if progress:
             progress(f"{rule.name} ({number} of {len(RULES)})")
         began = time.perf_counter()
-        query = _EVIDENCE.format(query=rule.query, limit=EVIDENCE_MAX)
+        query = _EVIDENCE.format(query=rule.query, limit=evidence_max or EVIDENCE_MAX)
         rows = await snapshot.fetch(query, timeout=CHECK_SECONDS_MAX)
         count = rows[0]["violations_in_all"] if rows else 0
         violations = [dict(_evidence(row)) for row in rows]

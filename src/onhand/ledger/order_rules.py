@@ -199,7 +199,7 @@ ORDERS_MOVED = Rule(
           FROM stock_movements
          WHERE (from_bucket, to_bucket) IN (('available', 'allocated'), ('allocated', 'available'), ('allocated', 'customer'),
                                             ('available', 'customer'))
-           AND reason_code <> '{COVERED}' GROUP BY 1, 2, 3)
+           AND reason_code <> '{COVERED}' AND reference_document NOT LIKE 'repair/%' GROUP BY 1, 2, 3)
     SELECT document, location_id, sku, coalesce(d.allocated, 0) AS allocated_due, coalesce(m.allocated, 0) AS allocated_moved,
            coalesce(d.freed, 0) AS freed_due, coalesce(m.freed, 0) AS freed_moved,
            coalesce(d.handed_over, 0) AS handed_over_due, coalesce(m.handed_over, 0) AS handed_over_moved,

@@ -342,6 +342,10 @@ class Transaction:
         """Tells the gate how many units of a position are kept from online promise."""
         self._increases.setdefault(location_id, []).append((sku, 0, floor))
 
+    def number_increase(self, location_id: str, sku: str, quantity: int) -> None:
+        """Numbers what movements of before brought and no increase told of; under a raised epoch, so no gate applies it."""
+        self._increases.setdefault(location_id, []).append((sku, quantity, None))
+
     # -------------------------------------------------------------------------------------------------- the commit
     def emit(self, type: str, subject: str, data: dict[str, Any], location_id: str | None = None) -> None:
         """Records an event (CloudEvents type, subject, data) that is published with this transaction."""
