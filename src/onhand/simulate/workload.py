@@ -15,9 +15,10 @@ from typing import Any
 from onhand.simulate.attempts import Caller
 from onhand.simulate.calls import GaveUp
 from onhand.simulate.history import History
-from onhand.simulate.people import PEOPLE, Town, final_reads
+from onhand.simulate.people import PEOPLE, final_reads
 from onhand.simulate.processes import run_processes
 from onhand.simulate.shop import Shop
+from onhand.simulate.town import Town
 
 PEOPLE_PER_SECOND = 26.0
 """Journeys that begin each second, over all client processes; one makes about three calls."""
