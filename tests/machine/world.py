@@ -26,6 +26,7 @@ from api import Refusal, refusal_of
 from onhand.postgres import asyncpg_dsn
 from onhand.serve import reserve_port
 from onhand.v1 import cart_pb2, catalog_pb2, inventory_pb2, order_pb2
+from onhand.verify import verify
 
 SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name]
@@ -178,6 +179,7 @@ class World:
         self.postgres_dsn, self.redis_url, self.log = postgres_dsn, redis_url, log
         self.redis = redis.Redis.from_url(redis_url)
         self._loop = asyncio.new_event_loop()
+        self._broken: dict[str, int] = {}
         self._ledger = self.run(asyncpg.connect(asyncpg_dsn(postgres_dsn)))
         self.servers = [self._start() for _ in range(SERVERS)]
         self._spare = self._start()
@@ -242,6 +244,12 @@ class World:
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Does what is asynchronous."""
         return self._loop.run_until_complete(work)
+
+    def broken_rules(self) -> dict[str, Any]:
+        """The rules of the ledger that more rows break than when this was asked last, with evidence."""
+        report = self.run(verify(self.postgres_dsn, None))
+        before, self._broken = self._broken, {check.name: check.count for check in report.checks}
+        return {check.name: check.violations for check in report.checks if check.count > before.get(check.name, 0)}
 
     def fetch(self, query: str, *values: Any) -> list[Any]:
         """Rows of the ledger, past the API."""
