@@ -260,7 +260,24 @@ async def test_a_count_below_what_is_promised_is_recorded_and_the_broken_promise
 
     assert (result.expected_quantity, result.variance_quantity, result.short_quantity) == (7, -5, 5)
     assert (result.level.available, result.level.allocated) == (0, 2)
-    assert await api.fetch("SELECT open_quantity, next_step FROM shortfalls") == [(2, "CHOOSE")]
+    listed = await api.orders.ListShortfalls(order_pb2.ListShortfallsRequest(location_id=NORTH))
+    (short,) = listed.shortfalls
+    assert (short.order_id, short.open_quantity, short.next_step) == (
+        order.order.order_id,
+        2,
+        types_pb2.SHORTFALL_STEP_CHOOSE,
+    )
+    decision = order_pb2.DecideShortfallRequest(
+        request_id=request_id(), shortfall_id=short.shortfall_id, decision=order_pb2.SHORTFALL_DECISION_RESOURCE
+    )
+    reason = "RESOURCING_NOT_OFFERED"
+    await refused(
+        api.orders.DecideShortfall(decision), Code.FAILED_PRECONDITION, reason, shortfall_id=short.shortfall_id
+    )
+    decision.ClearField("decision")
+    await invalid(api.orders.DecideShortfall(decision), "decision")
+    reserved = await api.inventory.ListShortReservations(pb.ListShortReservationsRequest())
+    assert [(s.quantity, s.short_quantity) for s in reserved.shortfalls] == [(5, 5)]
     (again,) = await api.count(NORTH, {MILK: 2})
     assert (again.variance_quantity, again.short_quantity) == (0, 0)
     shortages = await api.fetch("SELECT quantity FROM shortages ORDER BY shortage_id")
