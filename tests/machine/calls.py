@@ -16,6 +16,7 @@ from api import Refusal
 from machine.model import CHANNELS, Refused
 from machine.order_model import Model
 from machine.plain import differences, plain
+from machine.shop_model import CURRENCIES
 from machine.world import SERVERS, World, request_type
 from onhand.v1 import types_pb2
 
@@ -164,7 +165,7 @@ class Calls:
         model, here, there = self.model, 0, 1
         places, skus = [p for p in model.places if not model.places[p].is_deleted], sorted(model.skus)
         kept_from = {channel for (channel, _), kept in model.thresholds.items() if kept}
-        channels = [channel for channel in CHANNELS if channel in kept_from | {"WEB", "POS"}]
+        channels = [channel for channel in CHANNELS if is_thorough or channel in kept_from | {"WEB", "POS"}]
         views: list[Any] = []
         for n in range(SERVERS) if places and skus else ():
             for channel in channels:
@@ -205,6 +206,23 @@ class Calls:
         busy = {work.place for work in model.works.values()} | {place for place in places if model.count_tasks[place]}
         for place in places if is_thorough else sorted(busy & set(places)):
             views += self._work_views(there, place)
+        if is_thorough and skus:
+            views += self._catalog_views(skus)
+        return views
+
+    def _catalog_views(self, skus: list[str]) -> list[Any]:
+        views: list[Any] = [
+            (0, "GetProduct", {"sku": sku}, lambda a: a["product"], self.model.product(sku)) for sku in skus
+        ]
+        for currency in CURRENCIES:
+            priced = [sku for sku in skus if (sku, currency) in self.model.prices]
+            prices = [
+                {"sku": sku, "amount": (amount, currency), "price_quantity": per}
+                for sku in priced
+                for amount, per in [self.model.prices[sku, currency]]
+            ]
+            expected = {"prices": prices, "missing_skus": [sku for sku in skus if sku not in priced]}
+            views.append((1, "BatchGetPrices", {"skus": skus, "currency_code": currency}, lambda a: a, expected))
         return views
 
     def _work_views(self, n: int, place: str) -> list[Any]:
@@ -212,6 +230,15 @@ class Calls:
         model = self.model
         tasks = sorted(model.count_tasks[place].values(), key=lambda task: task["sku"])
         to_do = ("REQUESTED", "ACCEPTED", "PICKED", "READY_FOR_PICKUP")
+        oldest_first = sorted(model.reservations, key=lambda name: model.reservations[name].made)
+        short_reservations = [s for name in oldest_first for s in model.short_of_reservation(name)]
+        short_reservations = [s for s in short_reservations if s["location_id"] == place]
+        short_reservations.sort(key=lambda s: s["sku"])
+        orders = [
+            {"order_id": name}
+            for name, order in reversed(model.orders.items())
+            if place in {model.works[i].place for i in order.works}
+        ]
         short = [s.shown() for s in model.shortfalls if s.left and s.place == place]
         works = [model.work(i) for i, work in model.works.items() if work.place == place and work.state in to_do]
         return [
@@ -224,6 +251,8 @@ class Calls:
                 tasks,
             ),
             (n, "ListShortfalls", {"location_id": place}, lambda a: a["shortfalls"], short),
+            (n, "ListShortReservations", {"location_id": place}, lambda a: a["shortfalls"], short_reservations),
+            (n, "ListOrders", {"location_id": place}, lambda a: a["orders"], orders),
             (n, "ListFulfillmentOrders", {"location_id": place}, lambda a: a["fulfillment_orders"], works),
         ]
 
