@@ -34,11 +34,7 @@ def test_every_mutant_is_caught_and_the_way_there_is_told(run: Run) -> None:
 
 
 def test_there_is_a_transition_for_every_step_that_the_model_does_not_leave_out() -> None:
-    taken: set[Step] = set()
-    for run in sorted(TESTED, key=lambda run: not run.is_mutant):  # whose searches are short
-        if set(Step) - ABSTRACTED <= taken:
-            break
-        taken |= search(run.model()).steps
+    taken = set().union(*(search(run.model(), states_max=100).steps for run in TESTED))
     assert taken == set(Step) - ABSTRACTED
 
 
@@ -63,7 +59,7 @@ def test_states_that_are_taken_for_one_have_one_future(name: str) -> None:
     """From a state and from its canonical one the same canonical states are reached, and the same rules are broken."""
     model = Model(Rules(), **SMALL[name])  # type: ignore[arg-type]
     seen, frontier = {model.initial()}, [model.initial()]
-    while frontier and len(seen) < 3_000:
+    while frontier and len(seen) < 1_000:
         state = frontier.pop()
         alike = model.canonical(state)
         assert model.canonical(alike) == alike
@@ -76,5 +72,6 @@ def test_states_that_are_taken_for_one_have_one_future(name: str) -> None:
     assert len(seen) > 100
 
 
-def _next(model: Model, state: World) -> set[tuple[Step, Hashable]]:
-    return {(step, model.canonical(after)) for step, _, after in model.steps(state)}
+def _next(model: Model, state: World) -> set[Hashable]:
+    """Where one may come to from here; a load that will be refused, and is not waited for, leads nowhere."""
+    return {model.canonical(after) for _, _, after in model.steps(state)} - {model.canonical(state)}
