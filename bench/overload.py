@@ -1,9 +1,10 @@
 """What a server acknowledges beyond the load that saturates it: `.venv/bin/python bench/overload.py [--json] [--seconds S]`.
 
-A stack of its own: PostgreSQL, Valkey and one server process on one processor, client processes on another, so that the clients
-take nothing from the servers. First closed loops of growing size find the most that is acknowledged in a second (the peak). Then
-each step offers a multiple of it, once by as many closed-loop clients (each waits for its answer, and for the RetryInfo of a
-refusal), once by an open loop (calls come when they come, whatever became of those before, and nobody backs off).
+A stack of its own: PostgreSQL, Valkey and one server process on one half of the processors, client processes on the other, so
+that the clients take nothing from the servers (`--no-pin` leaves it to the system). First closed loops of growing size find the
+most that is acknowledged in a second (the peak). Then each step offers a multiple of it, once by as many closed-loop clients
+(each waits for its answer, and for the RetryInfo of a refusal), once by an open loop (calls come when they come, whatever became
+of those before, and nobody backs off).
 
 The load is a flash sale: of ten calls seven reserve and three read availability. Beside it tills sell, as many in every step;
 they are not to notice. Latencies are of acknowledged calls, as clients see them. A step whose clients could not keep up with
@@ -324,10 +325,11 @@ async def stock(target: str) -> None:
             )
 
 
-def measure(seconds: float, seed: int, steps: tuple[float, ...], report: Any) -> dict[str, Any]:
+def measure(seconds: float, seed: int, steps: tuple[float, ...], is_pinned: bool, report: Any) -> dict[str, Any]:
     """Runs all of it."""
     cpus = sorted(os.sched_getaffinity(0))
-    server_cpus, client_cpus = ({cpus[0]}, set(cpus[1:])) if len(cpus) > 1 else (set(cpus), set(cpus))
+    half = max(1, len(cpus) // 2)
+    server_cpus, client_cpus = (set(cpus[:half]), set(cpus[half:] or cpus)) if is_pinned else (set(cpus), set(cpus))
     with ExitStack() as ended:
         os.sched_setaffinity(0, server_cpus)  # what is started now inherits it
         folder = ended.enter_context(tempfile.TemporaryDirectory(prefix="onhand-bench-", ignore_cleanup_errors=True))
@@ -393,6 +395,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each step (default 4)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=lambda s: tuple(float(x) for x in s.split(",")), default=STEPS)
+    parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=True, help="processors for each side")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     chosen = parser.parse_args()
     out = sys.stderr if chosen.json else sys.stdout
@@ -401,7 +404,13 @@ def main() -> None:
         "   cpu    pg  outcomes",
         file=out,
     )
-    found = measure(chosen.seconds, chosen.seed, chosen.steps, lambda n, row: print(line(n, row), file=out, flush=True))
+    found = measure(
+        chosen.seconds,
+        chosen.seed,
+        chosen.steps,
+        chosen.pin,
+        lambda name, row: print(line(name, row), file=out, flush=True),
+    )
     if chosen.json:
         print(json.dumps(found))
     else:

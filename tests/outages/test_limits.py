@@ -123,7 +123,7 @@ async def test_a_budget_shrinks_while_its_calls_take_too_long_and_grows_again() 
 
     with patch("onhand.edge.admission.CALL_SECONDS_TARGET", -1.0):
         for _ in range(20):
-            budget.running = int(budget.limit)  # all of it is used
+            budget.running = 40  # far fewer than the limit at first
             await rounds(1)
             budget.running = 0
         assert budget.limit == budget.limit_min
@@ -132,6 +132,25 @@ async def test_a_budget_shrinks_while_its_calls_take_too_long_and_grows_again() 
     budget.running = int(budget.limit)
     await rounds(1)
     assert smallest < budget.limit <= budget.limit_max
+
+
+async def test_a_call_that_waited_until_it_is_in_vain_is_refused_but_not_for_ever() -> None:
+    reservations, stores = Budget("reservations", 64), Budget("store calls", 64, 64)
+
+    async def work() -> Any:
+        return None
+
+    for budget in (reservations, stores):
+        assert budget.refuses(0.0)  # nobody waits for it
+        assert not budget.refuses(0.1)  # nothing is known of how long a call takes
+        budget._typical_seconds = 0.5
+    assert not stores.refuses(0.1)  # a till has its chance, as long as there is one
+    assert reservations.refuses(0.1)
+    assert not reservations.refuses(0.6)
+    refused_calls = 0
+    while reservations.refuses(0.1):
+        refused_calls += 1
+    assert refused_calls < 1000
 
 
 # ------------------------------------------------------------------------------------------------------------- deadlines

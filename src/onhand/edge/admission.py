@@ -27,12 +27,18 @@ READ_CALLS_MAX = 1000
 """Reads."""
 CALLS_MIN = 16
 """What a budget shrinks to at the least while its calls take too long. That of stores does not shrink."""
-CALLS_AT_FIRST = 500
+CALLS_AT_FIRST = 1000
 """What a budget is at the start of a process."""
 CALL_SECONDS_TARGET = 0.8
 """How long a call may take before fewer are let in: on a slower machine, or a busier ledger, a budget is smaller."""
-SHRINK = 0.8
-"""What is left of a budget when a call took too long; at most once in that time."""
+LEARN = 0.05
+"""How much a call says of what is typical."""
+FORGET = 0.99
+"""What is left of it with each call that is refused for it."""
+SLOW_SHARE_MAX = 0.1
+"""Which share of the calls may take longer: some wait for a lock, whatever the load is."""
+SHRINK = 0.6
+"""What is left of a budget when more did: of its limit, or of what was under way if that was less."""
 WINDOW_SECONDS = 1.0
 """Over how long refused calls are set against those let in."""
 RETRY_SECONDS_MAX = 30.0
@@ -60,16 +66,25 @@ class Budget:
         self.limit = float(max(limit_min, min(limit_max, CALLS_AT_FIRST)))
         self.running = 0
         self._shrunk = 0.0
+        self._slow = self._quick = 0
+        self._typical_seconds = 0.0
         self._window = 0.0
         self._refused = self._refused_before = 0
         self._admitted = self._admitted_before = 0
         self._refusal = "", b""
         self._refusal_until = 0.0
 
-    @property
-    def is_spent(self) -> bool:
-        """Whether the next call is to be refused."""
-        return self.running >= self.limit
+    def refuses(self, seconds_left: float) -> bool:
+        """Whether a call is to be refused: the budget is spent, or so little of the call's time is left that it would be in vain.
+
+        It has waited in gRPC then. To work for it is to let the next one wait as long, until nobody is answered in time.
+        """
+        if self.running >= self.limit or seconds_left <= 0:
+            return True
+        if self.limit_min < self.limit_max and seconds_left < min(self._typical_seconds, CALL_SECONDS_TARGET):
+            self._typical_seconds *= FORGET  # or, once it was slow, nobody with little time would ever be let in again
+            return True
+        return False
 
     async def spend(self, call: Coroutine[Any, Any, Message]) -> Message:
         """Does the work of a call that was let in. It counts until it is over, also where nobody waits any more."""
@@ -84,16 +99,19 @@ class Budget:
             self.running -= 1
 
     def _learn(self, began: float) -> None:
-        """Lets fewer in where a call took too long, and a little more where they are quick and there is a use for it."""
-        if self.running < self.limit / 2:
-            return  # it is not the number of calls that makes it slow, or quick
+        """Lets fewer in while too many calls take too long, and a little more where they are quick and there is a use for it."""
         now = time.monotonic()
-        if now - began > CALL_SECONDS_TARGET:
-            if began >= self._shrunk:  # it was let in by today's limit
-                self.limit = max(self.limit_min, self.limit * SHRINK)
+        self._typical_seconds += (now - began - self._typical_seconds) * LEARN
+        if now - began <= CALL_SECONDS_TARGET:
+            self._quick += 1
+            if self.running >= self.limit / 2:
+                self.limit = min(self.limit_max, self.limit + 1 / self.limit)
+        elif began >= self._shrunk and self.running > self.limit_min:  # let in by today's limit, and not alone
+            self._slow += 1
+            if self._slow > SLOW_SHARE_MAX * (self._slow + self._quick):
+                self.limit = max(self.limit_min, min(self.limit, self.running) * SHRINK)
                 self._shrunk = now
-        else:
-            self.limit = min(self.limit_max, self.limit + 1 / self.limit)
+                self._slow = self._quick = 0
 
     def refusal(self) -> tuple[str, bytes]:
         """What one more refused call is told: the message, and its google.rpc.Status, encoded."""

@@ -47,7 +47,7 @@ ANSWER_SECONDS_MAX = 0.25
 """How long before its deadline a call is answered at the latest, so that the answer reaches its caller in time."""
 ANSWER_SHARE = 0.1
 """The same, as a share of the time that it has: what counts is whichever is less."""
-PENDING_MAX = 2000
+PENDING_MAX = 1000
 """Calls of one method that gRPC holds, unread, for a process too busy to look; it cancels what comes beyond."""
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """The largest request or answer."""
@@ -122,13 +122,16 @@ class Method:
     async def answer(self, encoded: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
         """Answers one call before its deadline, or aborts it with a google.rpc.Status."""
         budget, began, code = self._budget, time.perf_counter(), grpc.StatusCode.CANCELLED
-        if budget.is_spent:
+        given = context.time_remaining()
+        seconds = CALL_SECONDS_MAX if given is None else min(given, CALL_SECONDS_MAX)
+        seconds -= min(ANSWER_SECONDS_MAX, ANSWER_SHARE * seconds)
+        if budget.refuses(seconds):
             self._observe(OVERLOADED_CODE, began)
             REFUSALS.labels(Overloaded.reason).inc()
             message, encoded_status = budget.refusal()
             await context.abort(OVERLOADED_CODE, message, ((DETAILS_KEY, encoded_status),))
         try:
-            response = await self._answered(encoded, context)
+            response = await self._answered(encoded, context, seconds)
             code = grpc.StatusCode.OK
             return response
         except Refusal as refusal:
@@ -156,12 +159,9 @@ class Method:
             observer = self._seconds[code] = CALL_SECONDS.labels(self.name, code.name)
         observer.observe(time.perf_counter() - began)
 
-    async def _answered(self, encoded: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+    async def _answered(self, encoded: bytes, context: grpc.aio.ServicerContext[Any, Any], seconds: float) -> Message:
         if self._calls.is_stopping:
             raise ServerStopping
-        given = context.time_remaining()
-        seconds = CALL_SECONDS_MAX if given is None else min(given, CALL_SECONDS_MAX)
-        seconds -= min(ANSWER_SECONDS_MAX, ANSWER_SHARE * seconds)
         until = time.monotonic() + seconds
         request = self._decoded(encoded)
         self._validator.check(request)

@@ -156,7 +156,7 @@ class Client:
                     message = f"{kind}: {code.name}: {error.details()}"
                     raise GaveUp(message, is_failure=code not in _RETRIED) from error
                 self._count(self.record.retries, f"{kind} {code.name}")
-                await asyncio.sleep(pause)
+                await asyncio.sleep(max(pause, overload_seconds_of(error)))
                 pause = min(2 * pause, RETRY_PAUSE_SECONDS_MAX)
                 continue
             self._time(kind, started)
@@ -180,6 +180,20 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
                 if detail.Unpack(info):
                     return info.reason
     return str(error.code().name)
+
+
+def overload_seconds_of(error: grpc.aio.AioRpcError) -> float:
+    """How long a server that has too much to do asks to be left alone; 0 where something else is the matter."""
+    if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return 0.0
+    metadata: Any = error.trailing_metadata() or ()
+    for key, value in metadata:
+        if key == DETAILS_KEY:
+            retry = error_details_pb2.RetryInfo()
+            for detail in status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode()).details:
+                if detail.Unpack(retry):
+                    return retry.retry_delay.ToMilliseconds() / 1000
+    return 0.0
 
 
 def percentile(values: Sequence[float], share: float) -> float:
