@@ -85,6 +85,24 @@ class Stock(Base):
         sent = self.call(n, "DispatchTransfer", **fields, lines=self.lines(what))
         return sent["transfer"]["transfer_id"] if sent else multiple()
 
+    @rule(
+        target=transfers,
+        n=servers,
+        ends=st.sampled_from((("north", "south"), ("south", "depot"))),
+        sku=skus,
+        quantity=quantities,
+        received=st.lists(st.integers(0, 3), max_size=3),
+    )
+    def transfer(self, n: int, ends: tuple[str, str], sku: str, quantity: int, received: list[int]) -> Any:
+        """Units on their way, which arrive bit by bit; 0: all the rest."""
+        fields = {"from_location_id": self.place(ends[0]), "to_location_id": self.place(ends[1])}
+        sent = self.call(n, "DispatchTransfer", **fields, lines=self.lines({sku: quantity}))
+        if not sent:
+            return multiple()
+        for units in received:
+            self.arrive(n, sent["transfer"]["transfer_id"], {sku: units} if units else {})
+        return sent["transfer"]["transfer_id"]
+
     @rule(n=servers, transfer=transfers, what=st.one_of(st.just({}), quantities_of))
     def arrive(self, n: int, transfer: str, what: dict[str, int]) -> None:
         self.call(n, "ReceiveTransfer", transfer_id=transfer, lines=self.lines(what))
@@ -126,7 +144,7 @@ class Locations(Base):
             self.call(n, "SetLocationGroup", location_group_id=group, name="ours", location_ids=members)
 
 
-class Reservations(Base):
+class Reservations(Orders):
     """Baskets that are held."""
 
     @rule(target=reservations, n=servers, wanted=baskets, channel=channels, customer=customers)
@@ -158,7 +176,9 @@ class Reservations(Base):
     def release(self, n: int, reservation: str) -> None:
         self.call(n, "ReleaseReservation", reservation_id=reservation)
 
-    @rule(n=servers, reservation=reservations, then=st.sampled_from(("nothing", "extend", "release", "change")))
+    @rule(
+        n=servers, reservation=reservations, then=st.sampled_from(("nothing", "extend", "release", "change", "order"))
+    )
     def run_out(self, n: int, reservation: str, then: str) -> None:
         """The ledger's clock passes the deadline: from that moment it is nobody's, swept or not."""
         self.calls.record.append(f"the deadline of {reservation} passes")
@@ -172,6 +192,8 @@ class Reservations(Base):
             self.release(n, reservation)
         elif then == "change":
             self.change(n, reservation, {"north": {"milk": 1}})
+        elif then == "order":
+            self.place_order(n, reservation, "", "PICKUP", "USD", "none")
         if not self.is_settled:  # a decision meanwhile may still be refused for units that the sweeper is giving back
             self.all_say_what_the_model_says()
 
@@ -259,5 +281,5 @@ class Faults(Base):
             self.calls.is_cut[n] = False
 
 
-class Machine(Stock, Locations, Reservations, Catalog, Carts, Orders, Repeats, Faults):
+class Machine(Stock, Locations, Reservations, Catalog, Carts, Repeats, Faults):
     """All of it."""
