@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from onhand.ledger.claims import Settlement
+from onhand.ledger.transaction import Transaction
 from onhand.reservations.gate import Delta
 from reservations.stand import BREAD, MILK, NORTH, SOUTH, Crash, Line, Pause, Stand, key, reason, request_id
 
@@ -264,4 +266,49 @@ async def test_a_read_shows_no_release_without_the_sale_that_went_past_the_gate(
     assert await call == 1
     for wire in wires:
         wire.mend()
+    await stand.audit()
+
+
+async def test_a_number_that_was_drawn_is_waited_for_until_its_commit(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant "delta numbers from a sequence": a snapshot that has the later one would pass over the earlier."""
+    server, other = await stand.server(), await stand.server()
+    await stand.stocked(NORTH, {MILK: 1, BREAD: 1})
+    finish = Transaction.finish
+    drawn, go = asyncio.Event(), asyncio.Event()
+
+    async def stopped(transaction: Transaction) -> list[Settlement]:
+        settlements = await finish(transaction)
+        if not drawn.is_set():
+            drawn.set()
+            await go.wait()
+        return settlements
+
+    monkeypatch.setattr(Transaction, "finish", stopped)
+    first = asyncio.create_task(server.receive(NORTH, {MILK: 1}))
+    await drawn.wait()
+    second = asyncio.create_task(other.receive(NORTH, {BREAD: 1}))
+    waiting = asyncio.create_task(stand.waits_for_lock("location_delta_heads"))
+    await asyncio.wait([second, waiting], return_when=asyncio.FIRST_COMPLETED)
+    assert not second.done()
+    go.set()
+    await asyncio.gather(first, second, waiting)
+    assert [await other.atp(NORTH, sku) for sku in (MILK, BREAD)] == [2, 2]
+    await stand.audit()
+
+
+async def test_a_release_is_not_answered_by_an_outdated_gate_that_took_it(stand: Stand) -> None:
+    """Mutant "release answered after an outdated gate took it": what is loaded next holds the claim still."""
+    server, other = await stand.server(), await stand.server()
+    await stand.stocked(NORTH, {MILK: 5})
+    held = (await server.reserve({NORTH: {MILK: 5}})).reservation_id
+    load = other.pause_snapshot()
+    rebuild = asyncio.create_task(other.app.rebuilder.rebuild(NORTH, is_forced=True))
+    await load.reached.wait()  # raised, its snapshot is read: with the reservation
+    await server.release(held)
+    load.go.set()
+    await rebuild
+    assert await server.atp(NORTH) == 5
+    assert await other.atp(NORTH) == 5
     await stand.audit()

@@ -19,6 +19,7 @@ from reservations.stand import (
     Line,
     Pause,
     Stand,
+    key,
     outcomes,
     reason,
     refused,
@@ -153,6 +154,41 @@ async def test_a_crash_between_the_takes_of_two_locations_leaves_nothing_after_t
     await stand.sweep(other)
     await stand.audit()
     assert await other.atp(NORTH) == await other.atp(SOUTH) == 5
+
+
+async def test_a_group_is_refused_where_the_epoch_of_one_location_moved_on(stand: Stand) -> None:
+    """Mutant "one epoch of a group that fits is enough"."""
+    server, other = await stand.server(), await stand.server()
+    for place in (NORTH, SOUTH):
+        await stand.stocked(place, {MILK: 1})
+    pause = server.pause_journal()
+    call = asyncio.create_task(server.reserve({NORTH: {MILK: 1}, SOUTH: {MILK: 1}}))
+    await pause.reached.wait()
+    await other.app.rebuilder.rebuild(SOUTH, is_forced=True)
+    await other.reserve({SOUTH: {MILK: 1}})
+    pause.go.set()
+    assert await reason(call) == "INSUFFICIENT_STOCK"
+    assert await stand.states() == ["active"]
+    await stand.audit()
+
+
+async def test_a_group_of_which_one_claim_was_closed_as_an_orphan_claims_all_anew(stand: Stand) -> None:
+    """Mutant "a claim of a group that was closed is left out"."""
+    server, other = await stand.server(), await stand.server()
+    for place in (NORTH, SOUTH):
+        await stand.stocked(place, {MILK: 5})
+    pause = server.pause_journal()
+    call = asyncio.create_task(server.reserve({NORTH: {MILK: 1}, SOUTH: {MILK: 1}}))
+    await pause.reached.wait()
+    (orphan,) = await stand.held(NORTH)
+    await stand.redis.zadd(key(NORTH, "due"), {orphan: 1})
+    await stand.sweep(other)
+    assert await stand.held(NORTH) == []
+    pause.go.set()
+    held = (await call).reservation_id
+    assert [await stand.states(place) for place in (NORTH, SOUTH)] == [["active", "expired"], ["active"]]
+    assert await other.confirm(held) == {NORTH: {MILK: 1}, SOUTH: {MILK: 1}}
+    await stand.audit()
 
 
 async def test_lines_of_one_sku_are_summed_before_they_are_judged(stand: Stand) -> None:
