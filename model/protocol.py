@@ -12,7 +12,7 @@
             reason (an untrusted gate met, a settlement not reached, a difference to repair); it need not.
 
 What is checked in every reachable state: see `broken` (safety) and `recover` (no permanent leak). The switches in `Rules`
-default to the protocol as it is; a mutant turns one back to another reading of the design.
+(model/world.py) default to the protocol as it is; a mutant turns one back to another reading of the design.
 
 What the code has and this has not, and why it may be left out
   rounds          Many takes in one script, many rows in one insert: fewer interleavings than one by one.
@@ -23,6 +23,7 @@ What the code has and this has not, and why it may be left out
   safety stock    A floor under ATP, in the same deltas as increases: a reservation asks for more, nothing else changes.
   relay in two    Reading deltas, applying them later: a delta never changes, and is applied by its number only.
   greatest(...)   A raise also goes over the gate's own epoch: only a ledger that was set back (a backup) has a lower one.
+  shortfalls      An increase counts for what is left after it covered them.
   lost raises     A PostgreSQL failover that loses a committed raise: the ledger's standby is synchronous.
 """
 

@@ -90,7 +90,9 @@ RETRY, RETRY2 = _of(reserve=((1, 2),)), _of(units=2, reserve=((1, 2),))
 SALE = _of(sale=((1, 1),), events="")
 GROW, SHRINK = SCENARIOS["change of quantity: more"], SCENARIOS["change of quantity: less"]
 ANSWERED = _of(units=0, increases=(1,), rebuilds=1, events="V")
-MUTANTS: Mapping[str, Case] = {  # each must be caught; docs/decisions/0007 says by which test the code's own is
+MUTANTS: Mapping[
+    str, Case
+] = {  # each must be caught; docs/decisions/0009-model.md says by which test the code's own is
     "repeat undoes the gate": (_of(ids="derived"), RETRY),
     "repeat undoes the gate if it took": (_of(ids="derived", conflict="undo_if_i_took"), RETRY),
     "repeat undoes the gate if the row is closed": (_of(ids="derived", conflict="undo_if_closed"), RETRY2),
