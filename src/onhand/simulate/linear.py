@@ -11,10 +11,11 @@ the gate (`Hold`). Never more.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 NODES_MAX = 60_000
@@ -162,29 +163,39 @@ class _Search:
         return sorted(first.values(), key=lambda n: self.moves[n].end)
 
     def after(self, event: _Event, state: State) -> Iterator[State]:
-        """The states that can follow an event, those with the fewest moves first."""
+        """The states that can follow an event, those first that are near to what it asks for, with few moves."""
         done, seen = state
         if not event.is_end:
             yield (done, self.counted(event, done, self.value(event, done), seen)) if event.is_read else state
             return
-        n, layer, visited = event.number, [state], {state}
-        while layer:
-            below: list[State] = []
-            for done, seen in layer:
-                self.nodes += 1
-                if self.nodes > NODES_MAX:
-                    raise _GaveUp
-                if n in (seen if event.is_read else done):
-                    yield (done, seen - {n}) if event.is_read else (done - {n}, seen)
-                    continue
-                value = self.value(event, done)
-                for move in self.choices(event, done, value):
-                    next_done = done | {move}
-                    found = next_done, self.counted(event, next_done, value + self.moves[move].delta, seen)
-                    if found not in visited:
-                        visited.add(found)
-                        below.append(found)
-            layer = below
+        n, visited, order = event.number, {state}, itertools.count()
+        waiting = [(0, 0, state)]
+        while waiting:
+            _, _, (done, seen) = heapq.heappop(waiting)
+            self.nodes += 1
+            if self.nodes > NODES_MAX:
+                raise _GaveUp
+            if n in (seen if event.is_read else done):
+                yield (done, seen - {n}) if event.is_read else (done - {n}, seen)
+                continue
+            value = self.value(event, done)
+            for move in self.choices(event, done, value):
+                next_done, next_value = done | {move}, value + self.moves[move].delta
+                found = next_done, self.counted(event, next_done, next_value, seen)
+                if found not in visited:
+                    visited.add(found)
+                    far = 2 * self.missing(event, next_value, found) + len(next_done)
+                    heapq.heappush(waiting, (far, next(order), found))
+
+    def missing(self, event: _Event, value: int, state: State) -> int:
+        """By how many units a value is off what the end of an event needs: a guess, which only orders what is tried."""
+        if event.number in state[1 if event.is_read else 0]:
+            return 0
+        if event.is_read:
+            read = self.reads[event.number]
+            return abs(read.shown + read.kept - read.freed[-1] - value)
+        need = self.moves[event.number].need
+        return 0 if need is None else max(0, need - value)
 
     def run(self) -> Verdict:
         """Depth first: where an order exists, it is mostly the first that is tried."""
@@ -282,8 +293,8 @@ class _Totals:
     def __init__(self, moves: Sequence[Move]) -> None:
         begins, ends = sorted((m.begin, m.delta) for m in moves), sorted((m.end, m.delta) for m in moves)
         self._begins, self._ends = [begin for begin, _ in begins], [end for end, _ in ends]
-        self._by_begin = [0, *accumulate(delta for _, delta in begins)]
-        self._by_end = [0, *accumulate(delta for _, delta in ends)]
+        self._by_begin = [0, *itertools.accumulate(delta for _, delta in begins)]
+        self._by_end = [0, *itertools.accumulate(delta for _, delta in ends)]
 
     def begun(self, moment: float) -> int:
         """Of those that had begun by a moment."""
