@@ -253,7 +253,7 @@ class Repeats(Base):
         assert (outcome.reason, list(outcome.fields)) == ("INVALID_REQUEST", [path]), outcome
 
 
-class Faults(Base):
+class Faults(Stock, Orders):
     """What must change nothing that anybody sees."""
 
     @rule(
@@ -274,12 +274,39 @@ class Faults(Base):
                 self.world.kill(n)
                 self.calls.is_cut[n] = False
         elif what == "cut":
-            self.world.servers[n].wire.cut()
-            self.calls.is_cut[n] = True
+            self.cut(n)
         else:
-            self.world.servers[n].wire.mend()
-            self.calls.is_cut[n] = False
+            self.mend(n)
+
+    def cut(self, n: int) -> None:
+        """A server does not reach the gate any more."""
+        self.world.servers[n].wire.cut()
+        self.calls.is_cut[n] = True
+
+    def mend(self, n: int) -> None:
+        """It does again."""
+        self.world.servers[n].wire.mend()
+        self.calls.is_cut[n] = False
+
+    @rule(
+        n=servers,
+        do=st.sampled_from(("sell", "sell", "count", "receive")),
+        place=st.sampled_from(("north", "south")),
+        sku=skus,
+        quantity=quantities,
+    )
+    def go_past_the_gate(self, n: int, do: str, place: str, sku: str, quantity: int) -> None:
+        """Stores go on where the gate is out of reach; once it is back, it knows."""
+        self.calls.record.append(f"{n} is cut off the gate")
+        self.cut(n)
+        if do == "sell":
+            self.sell(n, place, {sku: quantity}, "sku", "USD")
+        elif do == "count":
+            self.count(n, place, {sku: quantity - 1})
+        else:
+            self.receive(n, place, {sku: quantity})
+        self.mend(n)
 
 
-class Machine(Stock, Locations, Reservations, Catalog, Carts, Repeats, Faults):
+class Machine(Locations, Reservations, Catalog, Carts, Repeats, Faults):
     """All of it."""

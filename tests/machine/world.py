@@ -180,6 +180,8 @@ class World:
         self.redis = redis.Redis.from_url(redis_url)
         self._loop = asyncio.new_event_loop()
         self._broken: dict[str, int] = {}
+        self.has_failed = False
+        """Whether a step of an example failed."""
         self._ledger = self.run(asyncpg.connect(asyncpg_dsn(postgres_dsn)))
         self.servers = [self._start() for _ in range(SERVERS)]
         self._spare = self._start()
