@@ -30,7 +30,7 @@ test: $(INSTALLED) $(GENERATED)
 
 # Every interleaving of the protocol, larger than `make test` has it. MODEL=deep: larger still. MODEL=<a name>: the way there.
 model: $(INSTALLED)
-	@$(BIN)/python -m model $(MODEL)
+	@$(BIN)/python -m model "$(MODEL)"
 
 # The same suite on the oldest gate that is supported, and over TCP with TLS as production has it.
 test-redis7: $(INSTALLED) $(GENERATED)
