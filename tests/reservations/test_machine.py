@@ -47,6 +47,7 @@ def open_stand(loop: asyncio.AbstractEventLoop, database_dsn: str, redis_url: st
     async def begin() -> None:
         await stand.open()
         await stand.execute("ALTER TABLE stock_movements DISABLE TRIGGER stock_movements_append_only")
+        await stand.execute("ALTER TABLE shortfall_ends DISABLE TRIGGER shortfall_ends_append_only")
         for _ in range(2):
             await stand.server()
 
