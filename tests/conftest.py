@@ -176,13 +176,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if name == "crash_matrix" and report.when == "call"
     ]
     if rows:
-        workflows, points, states, cuts = (
-            len({row[0] for row in rows}),
-            *(sum(row[n] for row in rows) for n in (1, 2, 3)),
-        )
+        workflows = len({row[0] for row in rows})
+        points, states, cuts, stalls = (sum(row[n] for row in rows) for n in (1, 2, 3, 4))
         terminalreporter.write_line(
             f"crash matrix: {workflows} workflows in {len(rows)} scenarios, crashed at {points} points into {states} states,"
-            f" cut off at {cuts}"
+            f" cut off at {cuts}, stalled {stalls} times"
         )
 
 

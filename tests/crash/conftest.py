@@ -34,7 +34,8 @@ async def stage(
     Loads come in small parts, nobody waits before trying again, and a difference counts as lasting at once.
     """
     monkeypatch.setattr(rebuild, "PART_ROWS_MAX", 2)
-    monkeypatch.setattr(rebuild, "BACK_OFF_SECONDS", 0.0)
+    for name in ("BACK_OFF_SECONDS", "STALL_SECONDS", "LOOK_SECONDS"):
+        monkeypatch.setattr(rebuild, name, 0.0)
     monkeypatch.setattr(reconcile, "IN_FLIGHT_SECONDS", -1.0)
     stage = Stage(furnished_dsn, redis_url, kept)
     with observed():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from google.protobuf.message import Message
@@ -70,6 +71,8 @@ class Report:
     """Different ones that gate and ledger were left in: each was recovered from, in every order of what follows."""
     cuts: int = 0
     """Where it lost a connection and went on."""
+    stalls: int = 0
+    """How often it stood still before a step that changes something, while others went on."""
     failures: list[str] = field(default_factory=list)
 
 
@@ -143,6 +146,8 @@ class Matrix:
         assert outcome.reason == scenario.refusal, outcome
         assert not plain.outside, plain.outside
         await audit_answered(stage, outcome)
+        if scenario.work is None:
+            await audit_tidy(stage)
         trace = list(plain.trace)
         await recover(stage, plain)
         after = await stage.digest()
@@ -152,6 +157,7 @@ class Matrix:
         run = _Run(stage, scenario, request, call, outcome, before, after)
         await run.crashes(points_of(trace), report)
         await run.cuts(points_of(trace), report)
+        await run.stalls(points_of(trace), report)
         return report
 
     async def _prepare(self, scenario: Scenario) -> Message | None:
@@ -205,12 +211,76 @@ class _Run:
             point, state = passed.point, self._states.get(passed.point)
             if point.where == "before":
                 began[passed.step] = state
+                if point.time > 1 and state == self._states.get(replace(point, where="after")):
+                    continue  # one more of many reads
             elif passed.is_open or state == began[passed.step]:
                 continue
             case = Case(passed, Fault.CUT, True)
             report.cuts += 1
             with self._reported(report, str(case)):
                 await self._follow(case, *await self._hit(point, Fault.CUT))
+
+    async def stalls(self, points: Sequence[Passed], report: Report) -> None:
+        """Stands still before every step that changes something, while others sweep, rebuild, or do what it was asked for."""
+        for passed in points:
+            point = passed.point
+            after = self._states.get(replace(point, where="after"))
+            if point.where != "before" or after in (None, self._states[point]):
+                continue
+            for meanwhile in (self._sweep, self._rebuild, self._do_the_same):
+                report.stalls += 1
+                with self._reported(report, f"stall {point}; {meanwhile.__name__.strip('_')}"):
+                    await self._stall(point, meanwhile)
+
+    async def _sweep(self, server: Process) -> Outcome:
+        await recover(self.stage, server)
+        return Outcome()
+
+    async def _rebuild(self, server: Process) -> Outcome:
+        for place in LOCATIONS:
+            await server.run(lambda app, place=place: app.rebuilder.rebuild(place, is_forced=True))  # type: ignore[misc]
+        return Outcome()
+
+    async def _do_the_same(self, server: Process) -> Outcome:
+        return await server.run(self.call)
+
+    async def _stall(self, point: Point, meanwhile: Callable[[Process], Awaitable[Outcome]]) -> None:
+        stage = self.stage
+        await stage.set_back("scene")
+        server, victim = await stage.process(), await stage.process()
+        victim.lost = self.scenario.lost
+        victim.aim(point, Fault.STALL)
+        standing = asyncio.create_task(victim.run(self.call))
+        await asyncio.wait(
+            {standing, reached := asyncio.create_task(victim.stalled.wait())}, return_when="FIRST_COMPLETED"
+        )
+        reached.cancel()
+        try:
+            assert victim.is_hit, "the point was not reached"
+            other = await meanwhile(server)
+            for place, look in (await stage.look()).items():
+                assert not look.unsafe, f"while it stood still, {place}: {look}"
+        finally:
+            victim.go.set()
+            seen = await standing
+        for place, look in (await stage.look()).items():
+            assert not look.unsafe, f"when it went on, {place}: {look}"
+        if seen.answer is not None and other.answer is not None:
+            assert seen.answer == other.answer, "two answers to one request"
+        answered = await self._had_effect()
+        if seen.answer is not None or other.answer is not None:
+            assert answered is not None, "answered without an effect"
+            await audit_answered(stage, seen)
+        await recover(stage, server)
+        await audit_quiet(stage)
+        # Not where one attempt may have met what the other held; and a loop may have found nothing left to do.
+        if not self.scenario.is_tight and self.request is not None:
+            await self._check_state(answered)
+            await self._repeat(server, seen, answered)
+            await recover(stage, server)
+            await self._check_state(True)
+            await audit_quiet(stage)
+        await audit_rules(stage)
 
     @contextmanager
     def _reported(self, report: Report, what: str) -> Iterator[None]:
@@ -301,6 +371,12 @@ async def audit_answered(stage: Stage, outcome: Outcome) -> None:
     for place, look in (await stage.look()).items():
         assert not look.unsafe, f"after the answer, {place}: {look}"
         assert outcome.reason or not look.behind, f"answered and not seen, {place}: {look}"
+
+
+async def audit_tidy(stage: Stage) -> None:
+    """An undisturbed call leaves nothing to be swept."""
+    for place, look in (await stage.look()).items():
+        assert look == Look(), f"after an undisturbed call, {place}: {look}"
 
 
 async def audit_quiet(stage: Stage) -> None:

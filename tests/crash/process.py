@@ -28,6 +28,7 @@ class Fault(Enum):
     """What happens at a point."""
 
     CRASH = "crash"  # the process is gone: nothing of it reaches gate or ledger any more
+    STALL = "stall"  # it stands still until the test lets it go on, and knows nothing of what happened meanwhile
     CUT = "cut"  # its connection is gone: it does not learn whether what it sent had an effect, and goes on
 
 
@@ -70,7 +71,15 @@ class Outcome:
 
 
 PROCESS: ContextVar[Process | None] = ContextVar("the process whose code this is", default=None)
-_OUTER: ContextVar[tuple[str, int]] = ContextVar("the step under way, and the how-manieth of its name", default=("", 0))
+# A load of the gate goes on within a snapshot of the ledger: each side has its own step under way.
+_OUTER: dict[str, ContextVar[tuple[str, int]]] = {
+    side: ContextVar(f"the step under way at the {side}, and the how-manieth of its name", default=("", 0))
+    for side in ("gate", "ledger")
+}
+
+
+def _side(step: Step) -> str:
+    return step.name.partition(".")[0]
 
 
 class Process:
@@ -87,6 +96,7 @@ class Process:
         self.outside: list[str] = []
         """What was sent to gate or ledger outside every step."""
         self.held: set[Connection] = set()
+        self.stalled, self.go = asyncio.Event(), asyncio.Event()
         self._died = asyncio.Event()
         self._times: Counter[str] = Counter()
         self._statements: Counter[tuple[str, int]] = Counter()
@@ -131,13 +141,14 @@ class Process:
         """A step that is no part of another is about to begin."""
         await self.live()
         self._times[step.name] += 1
-        _OUTER.set((step.name, self._times[step.name]))
-        await self._pass(Passed(Point(*_OUTER.get(), "before")))
+        outer = _OUTER[_side(step)]
+        outer.set((step.name, self._times[step.name]))
+        await self._pass(Passed(Point(*outer.get(), "before")))
 
     async def ended(self, step: Step) -> None:
         """It ended without an error."""
         await self.live()
-        await self._pass(Passed(Point(*_OUTER.get(), "after")))
+        await self._pass(Passed(Point(*_OUTER[_side(step)].get(), "after")))
 
     async def executed(self, connection: Connection, query: str) -> None:
         """A statement was executed."""
@@ -145,7 +156,7 @@ class Process:
         if not within:
             self.outside.append(query)
             return
-        outer = _OUTER.get()
+        outer = _OUTER["ledger"].get()
         self._statements[outer] += 1
         passed = Passed(Point(*outer, "statement", self._statements[outer]), within, connection.is_in_transaction())
         await self._pass(passed, connection)
@@ -157,7 +168,10 @@ class Process:
         if self.fault is Fault.CRASH:
             await self._die()
         self.is_hit = True
-        if connection is not None:
+        if self.fault is Fault.STALL:
+            self.stalled.set()
+            await self.go.wait()
+        elif connection is not None:
             connection.terminate()
         elif passed.point.step.startswith("gate."):
             raise Unreachable("the connection is gone")
@@ -182,7 +196,7 @@ class Process:
         await self.live()
         if not under_way():
             self.outside.append(str(build("")))
-        outer, sent, is_lost = _OUTER.get(), 0, False
+        outer, sent, is_lost = _OUTER["gate"].get(), 0, False
 
         def counted(run_id: str) -> Sequence[Command]:
             nonlocal sent, is_lost
@@ -242,12 +256,12 @@ class _Router:
 
     async def before(self, step: Step) -> None:
         process = PROCESS.get()
-        if process is not None and not under_way():
+        if process is not None and _side(step) not in map(_side, under_way()):
             await process.begins(step)
 
     async def after(self, step: Step) -> None:
         process = PROCESS.get()
-        if process is not None and not under_way():
+        if process is not None and _side(step) not in map(_side, under_way()):
             await process.ended(step)
 
 

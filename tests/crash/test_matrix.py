@@ -17,12 +17,13 @@ CRASH_MATRIX = "crash_matrix"
 assert crash.trade  # its scenarios are among them
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 async def test_a_fault_at_any_point_leaves_one_effect_and_nothing_else(
     stage: Stage, scenario: Scenario, record_property: Callable[[str, object], None]
 ) -> None:
     report = await Matrix(stage).run(scenario)
-    record_property(CRASH_MATRIX, [scenario.workflow, report.points, report.states, report.cuts])
+    record_property(CRASH_MATRIX, [scenario.workflow, report.points, report.states, report.cuts, report.stalls])
     if report.failures:
         shown = "\n".join(failure[:1500] for failure in report.failures[:20])
         pytest.fail(f"{len(report.failures)} failures:\n{shown}", pytrace=False)
