@@ -8,9 +8,11 @@ import pytest
 
 from onhand.domain.errors import InsufficientStock
 from onhand.domain.stock import MAX_QUANTITY
+from onhand.inventory import Locations
 from onhand.v1 import inventory_pb2 as v1
 from reservations.stand import (
     BREAD,
+    CALLER,
     EAST,
     MILK,
     NORTH,
@@ -189,6 +191,21 @@ async def test_a_group_of_which_one_claim_was_closed_as_an_orphan_claims_all_ane
     assert [await stand.states(place) for place in (NORTH, SOUTH)] == [["active", "expired"], ["active"]]
     assert await other.confirm(held) == {NORTH: {MILK: 1}, SOUTH: {MILK: 1}}
     await stand.audit()
+
+
+async def test_a_reservation_under_way_is_refused_where_its_location_was_deleted(stand: Stand) -> None:
+    """Mutant "location deleted, its epoch goes on": a sale took the last unit, so that nothing kept the location."""
+    server, other = await stand.server(), await stand.server()
+    await stand.stocked(NORTH, {MILK: 1})
+    pause = server.pause_journal()
+    call = asyncio.create_task(server.reserve({NORTH: {MILK: 1}}))
+    await pause.reached.wait()
+    await other.sell(NORTH, {MILK: 1})
+    message = v1.DeleteLocationRequest(request_id=request_id(), location_id=NORTH)
+    await Locations(other.app.ledger).delete_location(message, CALLER)
+    pause.go.set()
+    assert await reason(call) == "LOCATION_NOT_FOUND"
+    assert await stand.states() == ["consumed"]
 
 
 async def test_lines_of_one_sku_are_summed_before_they_are_judged(stand: Stand) -> None:
