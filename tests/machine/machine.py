@@ -197,6 +197,23 @@ class Reservations(Orders):
         if not self.is_settled:  # a decision meanwhile may still be refused for units that the sweeper is giving back
             self.all_say_what_the_model_says()
 
+    @rule(n=servers, place=st.sampled_from(("north", "south")), sku=skus, quantity=quantities)
+    def order_too_late(self, n: int, place: str, sku: str, quantity: int) -> None:
+        """Reserved, and forgotten for a while."""
+        held = self.call(n, "Reserve", channel=channel_of("WEB"), baskets=self.baskets({place: {sku: quantity}}))
+        if held:
+            self.run_out(n, held["reservation"]["reservation_id"], "order")
+
+    @rule(n=servers, reservation=reservations, quantity=st.integers(1, 9))
+    def change_quantity(self, n: int, reservation: str, quantity: int) -> None:
+        """More or less of the same: what is held counts as free."""
+        places = self.model.reservations[reservation].baskets
+        baskets = [
+            {"location_id": place, "lines": [{"sku": sku, "quantity": quantity} for sku in held]}
+            for place, held in places.items()
+        ]
+        self.call(n, "ChangeReservation", reservation_id=reservation, baskets=baskets)
+
 
 class Repeats(Base):
     """Calls that come again, come wrong, or come with an id that was used."""
