@@ -196,7 +196,8 @@ async def test_a_call_whose_deadline_is_past_has_a_whole_effect_or_none(api: Api
     ]
     for n, receipt in enumerate(receipts):
         call = api.inventory.ReceiveStock(receipt, timeout=n * 0.0005 - 0.001)
-        assert await call.code() in (Code.OK, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
+        # RESOURCE_EXHAUSTED: it had less time left than such calls take, and was not begun.
+        assert await call.code() in (Code.OK, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED)
     await asyncio.gather(*(api.inventory.ReceiveStock(receipt) for receipt in receipts))
     assert await api.level(NORTH, MILK) == await api.level(NORTH, BREAD) == (30, 0, 0, 0)
 
