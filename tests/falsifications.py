@@ -310,11 +310,6 @@ def a_read_shows_one_more_than_there_is(run: Run) -> Run:
 
 
 @falsification(STALE)
-def a_read_shows_one_less_than_there_is(run: Run) -> Run:
-    return _shown_otherwise(run, -1)
-
-
-@falsification(STALE)
 def a_read_shows_more_than_there_ever_was(run: Run) -> Run:
     receipt = _first(run, "ReceiveStock")
     line = receipt.request.lines[0]
