@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,11 +16,12 @@ from crash.stage import LOCATIONS, Look, Stage, meaning
 from onhand.app import App
 from onhand.caller import Caller
 from onhand.edge.server import handler_name
-from shop import BREAD, MILK, Shop
+from shop import BREAD, MILK, NORTH, Shop
 
 CALLER = Caller("tester", None)
 
 LATE_LOOPS = frozenset(("reconciling", "setting the clock"))
+LOAD = "gate.load"
 
 Call = Callable[[App], Awaitable[Any]]
 Prepare = Callable[[Stage, Shop], Awaitable[Message | None]]
@@ -100,6 +101,15 @@ async def loops(app: App) -> None:
     found, is_stale = await app.availability.atp(LOCATIONS, [MILK, BREAD], "POS")
     assert not is_stale
     assert found
+
+
+async def _receive(app: App) -> None:
+    await Shop(app).receive(NORTH, {MILK: 3, BREAD: 1})
+
+
+async def _receive_and_reserve(app: App) -> None:
+    await _receive(app)
+    await Shop(app).reserve({NORTH: {MILK: 1, BREAD: 2}})
 
 
 async def recover(stage: Stage, server: Process) -> None:
@@ -231,6 +241,26 @@ class _Run:
                 report.stalls += 1
                 with self._reported(report, f"stall {point}; {meanwhile.__name__.strip('_')}"):
                     await self._stall(point, meanwhile)
+            if point.step == LOAD:
+                for trade, is_last_step in ((_receive, False), (_receive_and_reserve, True)):
+                    report.stalls += 1
+                    with self._reported(report, f"stall {point}; {trade.__name__.strip('_')}"):
+                        await self._trade_within(point, trade, is_last_step)
+
+    async def _trade_within(self, point: Point, trade: Call, is_last_step: bool) -> None:
+        """Stands still in a rebuild while others trade there, so that it comes too late; perhaps dies after one more step."""
+        stage = self.stage
+        await stage.set_back("scene")
+        server = await stage.process()
+        async with self._standing(point) as (victim, _):
+            assert not (await server.run(trade)).reason
+            await audit_answered(stage, Outcome())
+            if is_last_step:
+                victim.aim(replace(point, where="after"), Fault.CRASH)
+        await audit_answered(stage, Outcome())
+        await recover(stage, server)
+        await audit_quiet(stage)
+        await audit_rules(stage)
 
     async def _sweep(self, server: Process) -> Outcome:
         await recover(self.stage, server)
@@ -247,22 +277,12 @@ class _Run:
     async def _stall(self, point: Point, meanwhile: Callable[[Process], Awaitable[Outcome]]) -> None:
         stage = self.stage
         await stage.set_back("scene")
-        server, victim = await stage.process(), await stage.process()
-        victim.lost = self.scenario.lost
-        victim.aim(point, Fault.STALL)
-        standing = asyncio.create_task(victim.run(self.call))
-        await asyncio.wait(
-            {standing, reached := asyncio.create_task(victim.stalled.wait())}, return_when="FIRST_COMPLETED"
-        )
-        reached.cancel()
-        try:
-            assert victim.is_hit, "the point was not reached"
+        server = await stage.process()
+        async with self._standing(point) as (_, end):
             other = await meanwhile(server)
             for place, look in (await stage.look()).items():
                 assert not look.unsafe, f"while it stood still, {place}: {look}"
-        finally:
-            victim.go.set()
-            seen = await standing
+        (seen,) = end
         for place, look in (await stage.look()).items():
             assert not look.unsafe, f"when it went on, {place}: {look}"
         if seen.answer is not None and other.answer is not None:
@@ -281,6 +301,25 @@ class _Run:
             await self._check_state(True)
             await audit_quiet(stage)
         await audit_rules(stage)
+
+    @asynccontextmanager
+    async def _standing(self, point: Point) -> AsyncIterator[tuple[Process, list[Outcome]]]:
+        """A process stands still at a point while the block runs, then goes on: the list has its outcome then."""
+        victim = await self.stage.process()
+        victim.lost = self.scenario.lost
+        victim.aim(point, Fault.STALL)
+        standing = asyncio.create_task(victim.run(self.call))
+        await asyncio.wait(
+            {standing, reached := asyncio.create_task(victim.stalled.wait())}, return_when="FIRST_COMPLETED"
+        )
+        reached.cancel()
+        end: list[Outcome] = []
+        try:
+            assert victim.is_hit, "the point was not reached"
+            yield victim, end
+        finally:
+            victim.go.set()
+            end.append(await standing)
 
     @contextmanager
     def _reported(self, report: Report, what: str) -> Iterator[None]:
