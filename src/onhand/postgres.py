@@ -18,7 +18,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from onhand.deadline import patience, seconds_left, shared_context
 from onhand.domain.errors import LedgerUnavailable, Overloaded
-from onhand.settings import Unusable, host_of
+from onhand.settings import Unusable, cause_of, host_of
 from onhand.telemetry import LEDGER_UNAVAILABLE
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def connecting(dsn: str) -> Iterator[None]:
     except asyncpg.InvalidAuthorizationSpecificationError as error:
         raise Unusable(f"PostgreSQL at {host_of(dsn)}: {error}. Correct user and password in the DSN") from error
     except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError) as error:
-        raise NotReached(f"{type(error).__name__}: {error}"[:200]) from error
+        raise NotReached(cause_of(error)) from error
     except ValueError as error:  # last, since some errors of TLS are ValueErrors too
         raise Unusable(f"the DSN of PostgreSQL cannot be used: {error}") from error
 
@@ -177,7 +177,7 @@ class Database:
                 connection = await pool.acquire(timeout=ACQUIRE_SECONDS_MAX)
             except UNAVAILABLE_ERRORS as error:
                 LEDGER_UNAVAILABLE.inc()
-                raise NotReached(f"{type(error).__name__}: {error}"[:200]) from error
+                raise NotReached(cause_of(error)) from error
             try:
                 try:
                     yield connection
@@ -187,10 +187,10 @@ class Database:
                 finally:
                     await _release(pool, connection)
             except asyncpg.LockNotAvailableError as error:
-                raise NotReached(f"{type(error).__name__}: {error}"[:200]) from error
+                raise NotReached(cause_of(error)) from error
             except UNAVAILABLE_ERRORS as error:
                 LEDGER_UNAVAILABLE.inc()
-                raise LedgerUnavailable(f"{type(error).__name__}: {error}"[:200]) from error
+                raise LedgerUnavailable(cause_of(error)) from error
             self._heard = time.monotonic()
         finally:
             self._pass_on()

@@ -21,7 +21,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from onhand.deadline import patience, shared_context
 from onhand.domain.errors import GateUnavailable
-from onhand.settings import Unusable, host_of
+from onhand.settings import Unusable, cause_of, host_of
 from onhand.telemetry import GATE_UNREACHABLE
 
 log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ class GateConnections:
                 if isinstance(error, SILENCE_ERRORS):
                     self._fall_silent(error)
                 if isinstance(error, CONNECTION_ERRORS):
-                    raise Unreachable(f"{type(error).__name__}: {error}"[:200]) from error
+                    raise Unreachable(cause_of(error)) from error
                 raise
             finally:
                 if bound is not None:
@@ -202,7 +202,7 @@ class GateConnections:
         """From now on one probe waits for the server; nobody else does."""
         if self._silence:
             return
-        self._silence = f"{type(error).__name__}: {error}"[:200]
+        self._silence = cause_of(error)
         self._probe = asyncio.create_task(self._find_again(), name="probe of the gate", context=shared_context())
 
     async def _find_again(self) -> None:

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+CAUSE_LENGTH_MAX = 200
+"""Characters of a driver's error that a caller is told."""
+
 
 class Unusable(Exception):
     """What a command was given cannot be worked with, and waiting does not help; the message says what does.
@@ -47,3 +50,9 @@ def host_of(dsn: str) -> str:
     parts = urlsplit(dsn)
     socket = next((v for k, _, v in (p.partition("=") for p in parts.query.split("&")) if k == "host"), "")
     return unquote(socket) or parts.netloc.rpartition("@")[2] or parts.path
+
+
+def cause_of(error: BaseException) -> str:
+    """What an error of a driver is, short enough for a refusal: its type, and what it says if it says anything."""
+    name, text = type(error).__name__, str(error)
+    return (f"{name}: {text}" if text else name)[:CAUSE_LENGTH_MAX]
