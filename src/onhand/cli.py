@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
@@ -162,6 +162,7 @@ def serve(
     postgres: Dsn = None,
     redis: Url = None,
     data: Data = DATA,
+    echo: Annotated[bool, typer.Option("--echo", hidden=True, help="Serve the bench's echo too.")] = False,
 ) -> None:
     """Serve gRPC from given databases."""
     from onhand import serve as servers
@@ -169,18 +170,24 @@ def serve(
 
     dsn, url = _addresses(postgres, redis, data)
     if "ONHAND_PORT_IS_SHARED" in os.environ:
-        _run(lambda: _serve_here(dsn, url, host, port))
+        _run(lambda: _serve_here(dsn, url, host, port, has_echo=echo))
         return
     held = servers.reserve_port(host, port)
     actual = held.getsockname()[1]
     with exposed(host, metrics_port, is_alone=processes == 1) as metrics:
         if processes == 1:
-            _run(lambda: _serve_here(dsn, url, host, actual))
+            _run(lambda: _serve_here(dsn, url, host, actual, has_echo=echo))
             return
         # What would keep all of them from serving is found here, once.
         _run(lambda: _look(dsn, url))
         children = servers.server_processes(
-            postgres_dsn=dsn, redis_url=url, host=host, port=actual, count=processes, metrics=metrics
+            postgres_dsn=dsn,
+            redis_url=url,
+            host=host,
+            port=actual,
+            count=processes,
+            metrics=metrics,
+            options=("--echo",) if echo else (),
         )
         try:
             _run(lambda: servers.until_stopped(children.check))
@@ -203,14 +210,20 @@ async def _look(dsn: str, url: str) -> None:
     await application.close()
 
 
-async def _serve_here(dsn: str, url: str, host: str, port: int) -> None:
+def _echo() -> Sequence[Any]:
+    from onhand.bench.echo import handlers
+
+    return (handlers(),)
+
+
+async def _serve_here(dsn: str, url: str, host: str, port: int, *, has_echo: bool) -> None:
     from onhand import crash
     from onhand.serve import check_parent, until_stopped
 
     application = await _open(dsn, url)
     try:
         with crash.armed(os.environ):
-            server = application.server()
+            server = application.server(_echo()) if has_echo else application.server()
             application.start_loops()
             actual = await server.start(f"{host}:{port}")
             log.info("serving on %s:%d, pid %d", host, actual, os.getpid())
@@ -462,6 +475,52 @@ def simulate(
     except (GaveUp, ProcessFailed) as error:
         _fail(str(error))
     _finish(report, json_)
+
+
+@app.command()
+def bench(
+    seconds: Annotated[float, typer.Option(min=0.05, max=600, help="Of each measurement.")] = 1.0,
+    alternations: Annotated[int, typer.Option(min=1, max=1000, help="How often each is measured beside its echo.")] = 5,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Figures by name; all if left out.")] = None,
+    in_flight: Annotated[
+        list[int] | None,
+        typer.Option("--in-flight", min=1, max=4096, help="Calls at once; each figure's own if left out."),
+    ] = None,
+    processes: ProcessCount = 1,
+    pin: Annotated[bool, typer.Option(help="Give servers processors of their own.")] = True,
+    fsync: Annotated[bool, typer.Option(help="PostgreSQL waits for its disk.")] = True,
+    json_: Json = False,
+) -> None:
+    """Measure onhand beside an echo of its own server, and beside what one would use instead, on a stack of its own."""
+    from onhand.bench.figures import BY_NAME
+    from onhand.bench.load import BenchError
+    from onhand.bench.run import Wanted, run
+    from onhand.bench.table import table
+    from onhand.progress import progress_bars
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if unknown := sorted(set(only or ()) - BY_NAME.keys()):
+        _fail(f"no figure is called {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
+    wanted = Wanted(
+        seconds=seconds,
+        alternations=alternations,
+        names=tuple(only or BY_NAME),
+        in_flight=tuple(in_flight or ()),
+        processes=processes,
+        is_pinned=pin,
+        has_fsync=fsync,
+    )
+    try:
+        with progress_bars() as show:
+            report = run(wanted, show)
+    except BenchError as error:
+        _fail(str(error))
+    if json_:
+        _print(report, True)
+    else:
+        typer.echo(table(report))
+    if not report["verify"]["ok"]:
+        raise typer.Exit(1)
 
 
 def _program(name: str | None) -> Path | None:

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from onhand.settings import Unusable
@@ -129,9 +129,14 @@ def server_processes(
     port: int,
     count: int,
     metrics: Mapping[str, str] = MappingProxyType({}),
+    options: Sequence[str] = (),
 ) -> Processes:
-    """Children that serve on one reserved port. `metrics`: what onhand.telemetry.exposed says of their environment."""
+    """Children that serve on one reserved port. `metrics`: what onhand.telemetry.exposed says of their environment.
+
+    `options`: further ones of `onhand serve`.
+    """
     command = [sys.executable, "-m", "onhand.cli", "serve", "--processes", "1", "--host", host, "--port", str(port)]
+    command += options
     environment = {
         "ONHAND_POSTGRES_DSN": postgres_dsn,
         "ONHAND_REDIS_URL": redis_url,

@@ -1,0 +1,185 @@
+"""The messages of the bench: what is sold where, and one call after another of a kind, encoded in a few microseconds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from google.type.money_pb2 import Money
+
+from onhand.v1 import inventory_pb2, order_pb2, types_pb2
+
+LOCATIONS = 50
+SKUS = 50
+STOCK = 500_000_000
+"""Units of each sku at each location: more than any run sells."""
+VARIANTS = 4096
+"""Different baskets that are drawn from, encoded beforehand."""
+TTL_SECONDS = 3600
+"""How long reservations hold: none expires while it is measured."""
+BATCH = 100
+"""Reservations in a BatchReserve."""
+LINES = 2
+"""Lines of a basket that is spread."""
+AVAILABILITY_SKUS = 20
+AVAILABILITY_LOCATIONS = 50
+REQUEST_ID_LENGTH = 32
+
+Draw = Callable[[], bytes | None]
+"""The next call's message, None where there is nothing left to call."""
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What is sold where. Each sku lies at each location, and costs one dollar."""
+
+    locations: int = LOCATIONS
+    skus: int = SKUS
+
+    def location_id(self, n: int) -> str:
+        """The name of a location."""
+        return f"store-{n:04}"
+
+    def sku(self, n: int) -> str:
+        """The name of a sku."""
+        return f"sku-{n:06}"
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """A reservation that may become an order."""
+
+    reservation_id: str
+    location_id: str
+    units: int
+
+
+def basket(shop: Shop, draw: random.Random, *, is_hot: bool) -> tuple[str, list[str]]:
+    """A location and the skus that are wanted there: LINES anywhere, or the one that everybody wants."""
+    if is_hot:
+        return shop.location_id(0), [shop.sku(0)]
+    skus = draw.sample(range(shop.skus), LINES)
+    return shop.location_id(draw.randrange(shop.locations)), [shop.sku(n) for n in skus]
+
+
+def reserve_request(shop: Shop, draw: random.Random, *, is_hot: bool) -> bytes:
+    """All but the request_id of a ReserveRequest."""
+    location_id, skus = basket(shop, draw, is_hot=is_hot)
+    lines = [types_pb2.BasketLine(sku=sku, quantity=1) for sku in skus]
+    return inventory_pb2.ReserveRequest(
+        channel=types_pb2.CHANNEL_WEB,
+        ttl_seconds=TTL_SECONDS,
+        baskets=[inventory_pb2.LocationBasket(location_id=location_id, lines=lines)],
+    ).SerializeToString()
+
+
+def sell_request(shop: Shop, draw: random.Random, *, is_hot: bool) -> bytes:
+    """All but the request_id of a SellRequest."""
+    location_id, skus = basket(shop, draw, is_hot=is_hot)
+    return order_pb2.SellRequest(
+        location_id=location_id,
+        currency_code="USD",
+        lines=[order_pb2.SaleLine(sku=sku, quantity=1) for sku in skus],
+        tenders=[order_pb2.Tender(kind=order_pb2.TENDER_KIND_CASH, amount=dollars(len(skus)))],
+    ).SerializeToString()
+
+
+def dollars(units: int) -> Money:
+    """An amount."""
+    return Money(currency_code="USD", units=units)
+
+
+def place_request(location_id: str, units: int) -> bytes:
+    """All but the request_id and the reservation_id of a PlaceOrderRequest for pickup."""
+    card = order_pb2.Tender(kind=order_pb2.TENDER_KIND_CARD, reference="auth-1", amount=dollars(units))
+    pickup = order_pb2.FulfillmentChoice(location_id=location_id, kind=order_pb2.FULFILLMENT_KIND_PICKUP)
+    return order_pb2.PlaceOrderRequest(currency_code="USD", fulfillments=[pickup], tenders=[card]).SerializeToString()
+
+
+def availability_request(shop: Shop, draw: random.Random, *, skus: int, locations: int) -> bytes:
+    """A GetAvailabilityRequest."""
+    return inventory_pb2.GetAvailabilityRequest(
+        channel=types_pb2.CHANNEL_WEB,
+        skus=[shop.sku(n) for n in draw.sample(range(shop.skus), skus)],
+        location_ids=[shop.location_id(n) for n in draw.sample(range(shop.locations), locations)],
+    ).SerializeToString()
+
+
+def _with_request_ids(draw: random.Random, tails: Sequence[bytes]) -> Callable[[], bytes]:
+    """Messages whose field 1 is a request_id that is never drawn twice."""
+    bits, choice, count = draw.getrandbits, draw.random, len(tails)
+    opening = bytes((0x0A, REQUEST_ID_LENGTH))
+    return lambda: opening + b"%032x" % bits(128) + tails[int(choice() * count)]
+
+
+def _batches(one: Callable[[], bytes]) -> Callable[[], bytes]:
+    def batch() -> bytes:
+        parts = []
+        for _ in range(BATCH):
+            message = one()
+            parts.append(b"\x0a" + _varint(len(message)))
+            parts.append(message)
+        return b"".join(parts)
+
+    return batch
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _orders(draw: random.Random, reserved: list[Reserved], *, is_echo: bool, shop: Shop) -> Draw:
+    tails: dict[tuple[str, int], bytes] = {}
+    opening = bytes((0x0A, REQUEST_ID_LENGTH))
+
+    def order() -> bytes | None:
+        if is_echo:
+            taken = Reserved("01a200a7-909a-784c-a8fa-bb44ae56dd1a", shop.location_id(0), LINES)
+        elif reserved:
+            taken = reserved.pop()
+        else:
+            return None
+        tail = tails.get((taken.location_id, taken.units))
+        if tail is None:
+            tail = tails[taken.location_id, taken.units] = place_request(taken.location_id, taken.units)
+        encoded_id = taken.reservation_id.encode()
+        return opening + b"%032x" % draw.getrandbits(128) + b"\x12" + bytes((len(encoded_id),)) + encoded_id + tail
+
+    return order
+
+
+def drawn(kind: str, shop: Shop, seed: int, reserved: list[Reserved], *, is_echo: bool = False) -> Draw:
+    """What draws messages of a kind: the name of a figure without `baseline` and without its edge.
+
+    Orders are of `reserved`, which is used up; those of an echo name no real reservation.
+    """
+    draw = random.Random(seed)
+    is_hot = kind.endswith("_hot")
+
+    def variants(make: Callable[..., bytes], **more: int | bool) -> list[bytes]:
+        return [make(shop, draw, **more) for _ in range(1 if is_hot else VARIANTS)]
+
+    match kind.removesuffix("_hot"):
+        case "reserve":
+            return _with_request_ids(draw, variants(reserve_request, is_hot=is_hot))
+        case "reserve_batch":
+            return _batches(_with_request_ids(draw, variants(reserve_request, is_hot=is_hot)))
+        case "sell":
+            return _with_request_ids(draw, variants(sell_request, is_hot=is_hot))
+        case "place_order":
+            return _orders(draw, reserved, is_echo=is_echo, shop=shop)
+        case "availability_20_skus":
+            few = min(AVAILABILITY_SKUS, shop.skus)
+            encoded = [availability_request(shop, draw, skus=few, locations=1) for _ in range(VARIANTS)]
+        case "availability_50_locations":
+            few = min(AVAILABILITY_LOCATIONS, shop.locations)
+            encoded = [availability_request(shop, draw, skus=1, locations=few) for _ in range(VARIANTS // 8)]
+        case _:
+            raise ValueError(f"no messages of kind {kind}")
+    return lambda: draw.choice(encoded)
