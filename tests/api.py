@@ -392,7 +392,7 @@ async def serving(dsn: str, redis_url: str) -> AsyncIterator[Api]:
                 yield Api(app, dsn, channel, port)
         finally:
             # Nobody calls any more, so nobody has to be told.
-            with patch("onhand.edge.server.DRAIN_SECONDS_MIN", 0):
+            with patch("onhand.edge.method.DRAIN_SECONDS_MIN", 0):
                 await server.stop()
     finally:
         await app.close()

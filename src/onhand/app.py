@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import grpc
 
 from onhand.carts import Carts
 from onhand.catalog import Catalog
 from onhand.clock import LedgerClock
 from onhand.domain.errors import GateUnavailable, LedgerUnavailable
+from onhand.edge.gateway import Gateway
 from onhand.edge.server import Server
 from onhand.inventory import Locations, Promise, Stock, Transfers
 from onhand.ledger.claims import Settlement
@@ -70,12 +73,14 @@ class App:
         )
         self.availability = Availability(database, self.gate, self.rebuilder, self.policy)
         self.reconciler = Reconciler(database, self.gate, self.rebuilder)
+        promise = Promise(self.ledger, self.availability, self.reservations)
         self.services: dict[str, tuple[object, ...]] = {
             "onhand.v1.InventoryService": (
                 Locations(self.ledger),
                 Stock(self.ledger, self.decreases),
                 Transfers(self.ledger, self.decreases),
-                Promise(self.ledger, self.availability, self.reservations),
+                promise,
+                Gateway(promise.reserve),
             ),
             "onhand.v1.CatalogService": (Catalog(self.ledger),),
             "onhand.v1.CartService": (Carts(self.ledger),),
@@ -126,9 +131,9 @@ class App:
         for what, step, pause in self.loops():
             self._loops.append(asyncio.create_task(repeat(what, step, pause), name=what))
 
-    def server(self) -> Server:
-        """The gRPC server of this process."""
-        return Server(self.services)
+    def server(self, extra_handlers: Sequence[grpc.GenericRpcHandler[Any, Any]] = ()) -> Server:
+        """The gRPC server of this process; `extra_handlers` are served beside its own."""
+        return Server(self.services, extra_handlers)
 
     async def close(self) -> None:
         """Ends the loops and the connections."""

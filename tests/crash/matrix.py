@@ -15,7 +15,7 @@ from crash.process import Fault, Outcome, Passed, Point, Process
 from crash.stage import LOCATIONS, Look, Stage, meaning
 from onhand.app import App
 from onhand.caller import Caller
-from onhand.edge.server import handler_name
+from onhand.edge.method import handler_name
 from shop import BREAD, MILK, NORTH, Shop
 
 CALLER = Caller("tester", None)

@@ -450,7 +450,7 @@ async def test_the_longest_refusal_reaches_its_caller() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await reserve(worst_request())
     finally:
-        with patch("onhand.edge.server.DRAIN_SECONDS_MIN", 0):
+        with patch("onhand.edge.method.DRAIN_SECONDS_MIN", 0):
             await server.stop()
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     details = dict(refused.value.trailing_metadata() or ())["grpc-status-details-bin"]

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from onhand.domain.errors import InsufficientStock
+from onhand.domain.errors import InsufficientStock, InvalidRequest
 from onhand.domain.stock import MAX_QUANTITY
 from onhand.inventory import Locations
 from onhand.v1 import inventory_pb2 as v1
@@ -145,7 +145,8 @@ async def test_a_crash_between_the_takes_of_two_locations_leaves_nothing_after_t
     server.app.claims._takes._round_items_max = 1
     pause = Pause(server.app.relay, "_drop_all")
     line.cut_after = "take"
-    call = asyncio.create_task(server.reserve({NORTH: {MILK: 2}, SOUTH: {MILK: 2}}))
+    held = await server.reserve({NORTH: {MILK: 1}})
+    call = asyncio.create_task(server.change(held.reservation_id, {NORTH: {MILK: 2}, SOUTH: {MILK: 2}}))
     await pause.reached.wait()
     pause.crash()
     with pytest.raises(Crash):
@@ -231,7 +232,8 @@ async def test_a_location_named_twice_is_an_invalid_request(stand: Stand) -> Non
     message = v1.ReserveRequest(request_id=request_id(), channel=1)
     for _ in range(2):
         message.baskets.add(location_id=NORTH).lines.add(sku=MILK, quantity=1)
-    assert await reason(server.app.reservations.reserve(message)) == "INVALID_REQUEST"
+    with pytest.raises(InvalidRequest):
+        server.app.reservations.reserve(message)
 
 
 async def test_what_does_not_exist_is_named_and_nothing_is_held(stand: Stand) -> None:

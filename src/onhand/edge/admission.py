@@ -6,6 +6,7 @@ the cheaper a refusal, the more of the server is left for those who were let in.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Coroutine
@@ -54,7 +55,15 @@ STORE_METHODS = frozenset({
     "LookUpBarcode", "ListFulfillmentOrders", "ListCountTasks", "ListShortfalls", "DecideShortfall",
 })  # fmt: skip
 """What people in a store wait for, with goods or a customer before them."""
-RESERVE_METHODS = frozenset({"Reserve", "ChangeReservation"})
+RESERVE_METHODS = frozenset({"Reserve", "BatchReserve", "ReserveStream", "ChangeReservation"})
+
+
+def is_mutation(method: MethodDescriptor) -> bool:
+    """Whether a call changes something: it, or each of those that it carries, has a request_id."""
+    return any(
+        field.name == "request_id" or (field.message_type and "request_id" in field.message_type.fields_by_name)
+        for field in method.input_type.fields
+    )
 
 
 class Budget:
@@ -88,15 +97,27 @@ class Budget:
 
     async def spend(self, call: Coroutine[Any, Any, Message]) -> Message:
         """Does the work of a call that was let in. It counts until it is over, also where nobody waits any more."""
+        began = self._enter()
+        try:
+            return await call
+        finally:
+            self._leave(began)
+
+    def follow(self, work: asyncio.Future[Any]) -> None:
+        """Counts work that was let in, and goes on by itself, until it is over."""
+        began = self._enter()
+        work.add_done_callback(lambda _: self._leave(began))
+
+    def _enter(self) -> float:
         began = time.monotonic()
         self._turn(began)
         self._admitted += 1
         self.running += 1
-        try:
-            return await call
-        finally:
-            self._learn(began)
-            self.running -= 1
+        return began
+
+    def _leave(self, began: float) -> None:
+        self._learn(began)
+        self.running -= 1
 
     def _learn(self, began: float) -> None:
         """Lets fewer in while too many calls take too long, and a little more where they are quick and there is a use for it."""
@@ -157,4 +178,4 @@ class Admission:
             return self.stores
         if method.name in RESERVE_METHODS:
             return self.reservations
-        return self.orders if "request_id" in method.input_type.fields_by_name else self.reads
+        return self.orders if is_mutation(method) else self.reads

@@ -8,6 +8,7 @@
 - Text has no control characters: a NUL is an error in PostgreSQL, and the others have no use in ids, names and reasons.
 - An enum has a number that the proto names.
 - A field in a oneof, or declared optional, is judged if it is set.
+- The messages of a list with `each` are left to whoever works on them one by one.
 - google.type.Money, Timestamp and FieldMask belong to `onhand.wire`, which reads them in the handlers. A LatLng is on the globe.
 
 The functions are generated as source: that was measured to be the fastest, see docs/decisions/0002-validation.md.
@@ -293,6 +294,8 @@ def _write_cases(source: _Source, depth: int, cases: list[tuple[str, str]], path
 def _cases(source: _Source, field: FieldDescriptor, rules: rules_pb2.FieldRules) -> list[tuple[str, str]]:
     """What is wrong with `value`, a field or an item of a list, and what is then called."""
     kind = _KINDS[field.type]
+    if kind == "message" and rules.each:
+        return []
     if kind == "message":
         function = source.function_of(cast(Descriptor, field.message_type), field.full_name)
         return [] if function is None else [(f"(inner := {function}(value)) is not None", "nest(found, PATH, inner)")]
@@ -352,6 +355,9 @@ def _rules(field: FieldDescriptor) -> rules_pb2.FieldRules:
         if rule.name == "max_items":
             if not field.is_repeated:
                 raise misfit("max_items fits a list only")
+        elif rule.name == "each":
+            if kind != "message" or not field.is_repeated:
+                raise misfit("each fits a list of messages only")
         elif rule.name not in _FITTING[kind]:
             raise misfit(f"{rule.name} does not fit a {kind} field")
     if rules.required and _is_in_oneof(field):

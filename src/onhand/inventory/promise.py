@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -176,9 +177,9 @@ class Promise:
         return v1.GetStockPositionResponse(position=position)
 
     # ------------------------------------------------------------------------------------------------ reservations
-    async def reserve(self, request: v1.ReserveRequest, caller: Caller) -> v1.ReserveResponse:
-        """Reserves a basket."""
-        return await self._reservations.reserve(request)
+    def reserve(self, request: v1.ReserveRequest, caller: Caller) -> asyncio.Future[v1.ReserveResponse]:
+        """Reserves a basket; goes on whether its caller waits or not."""
+        return self._reservations.reserve(request, caller.deadline)
 
     async def get_reservation(self, request: v1.GetReservationRequest, caller: Caller) -> v1.GetReservationResponse:
         """Reads a reservation."""

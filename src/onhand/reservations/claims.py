@@ -35,6 +35,9 @@ Lines = Sequence[tuple[str, int]]
 Wants = Sequence[tuple[str, Lines]]
 """(location_id, lines); a location once, a sku once in it."""
 
+Basket = tuple[Wants, int, str]
+"""What one reservation is to hold; milliseconds since 1970 of its claims' hint; its channel."""
+
 
 class GateShort(Exception):
     """The gate refuses lines for lack of stock; nothing is held. It was asked at `asked` (monotonic).
@@ -99,6 +102,40 @@ class Claims:
             await self.give_back(held.claims)
             await self._mend(takes, results, version, asked)
         raise GateUnavailable("its data was replaced again and again")
+
+    async def take_together(self, baskets: Sequence[Basket]) -> list[Held | None]:
+        """Takes baskets in one script call, each whole; None where one was not to be had at once, and nothing of it is held.
+
+        Raises GateUnavailable, after which what was taken is left to the sweeper.
+        """
+        version, threshold = self._policy.version, self._policy.threshold
+        takes: list[Take] = []
+        for wants, due_ms, channel in baskets:
+            online = is_online(channel)
+            for location_id, lines in wants:
+                kept = [(sku, n, threshold(channel, sku) if online else 0) for sku, n in lines]
+                takes.append(Take(location_id, new_id(), due_ms, kept, False, online))
+        try:
+            results = await self._gate.take(takes)
+        except Unreachable as error:
+            raise unavailable(error) from error
+        held: list[Held | None] = []
+        useless: list[Claim] = []
+        at = 0
+        for wants, _, channel in baskets:
+            claims = []
+            for location_id, lines in wants:
+                result = results[at]
+                if isinstance(result, Taken):
+                    claims.append(Claim(location_id, takes[at].claim_id, result.epoch, [*lines], channel))
+                at += 1
+            if len(claims) == len(wants):
+                held.append(Held(claims, {}, version))
+            else:
+                useless += claims
+                held.append(None)
+        await self.give_back(useless)
+        return held
 
     def _take(
         self,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from onhand.clock import LedgerClock
+from onhand.clock import LedgerClock, milliseconds
+from onhand.deadline import set_until
 from onhand.domain.errors import (
     GateUnavailable,
     InsufficientStock,
@@ -38,10 +40,12 @@ TTL_SECONDS_DEFAULT = 900
 """How long a reservation holds if its caller does not say."""
 RESERVE_ATTEMPTS_MAX = 4
 """How often a reservation claims anew after the ledger refused its claim."""
-JOURNAL_ENTRIES_MAX = 200
-"""Reservations in one round of the journal."""
-JOURNAL_ROUNDS_MAX = 2
-"""Rounds of the journal that a process has under way at once."""
+ROUND_ITEMS_MAX = 200
+"""Reservations in one round."""
+ROUNDS_MAX = 2
+"""Rounds that a process has under way at once."""
+LINGER_SECONDS = 0.002
+"""How long a round waits for further reservations where there was company lately."""
 KNOWN_SKUS_MAX = 100_000
 """Skus that a process remembers to exist; a product is never deleted."""
 
@@ -84,6 +88,16 @@ class Standing:
         )
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """A call to Reserve, its lines summed. `until`: when it must be answered (time.monotonic())."""
+
+    request: v1.ReserveRequest
+    wants: list[tuple[str, list[tuple[str, int]]]]
+    channel: str
+    until: float | None
+
+
 class Reservations:
     """The reservations of the inventory."""
 
@@ -96,9 +110,17 @@ class Reservations:
         self._policy = policy
         self._clock = clock
         self._known_skus: set[str] = set()
+        self._alone: set[asyncio.Task[v1.ReserveResponse]] = set()
         self._journal = journal
-        self._rounds: Combiner[Entry, Outcome] = Combiner(
-            "journal", self._write, round_items_max=JOURNAL_ENTRIES_MAX, rounds_at_once_max=JOURNAL_ROUNDS_MAX
+        self._rounds: Combiner[_Wanted, v1.ReserveResponse] = Combiner(
+            "reservations",
+            self._round,
+            round_items_max=ROUND_ITEMS_MAX,
+            rounds_at_once_max=ROUNDS_MAX,
+            linger_seconds=LINGER_SECONDS,
+        )
+        self._entries: Combiner[Entry, Outcome] = Combiner(
+            "journal", self._write, round_items_max=ROUND_ITEMS_MAX, rounds_at_once_max=ROUNDS_MAX
         )
 
     async def _write(self, entries: Sequence[Entry]) -> list[Outcome | BaseException]:
@@ -119,10 +141,69 @@ class Reservations:
         return outcomes
 
     # ----------------------------------------------------------------------------------------------------- reserve
-    async def reserve(self, request: v1.ReserveRequest) -> v1.ReserveResponse:
-        """Holds a basket until its deadline; survives any crash once it is answered."""
+    def reserve(self, request: v1.ReserveRequest, until: float | None = None) -> asyncio.Future[v1.ReserveResponse]:
+        """Holds a basket until its deadline; survives any crash once it is answered. `until`: of the call, monotonic.
+
+        What can be had at once is taken in one script call and journalled by one statement for all calls of a round. Whatever
+        else becomes of a call (short, asked before, met by a rebuild) is found out for it alone.
+        """
         wants = wants_of(request.baskets)
-        channel = channel_name(request.channel)
+        return self._rounds.enqueue(_Wanted(request, wants, channel_name(request.channel), until), until)
+
+    async def _round(
+        self, wanted: Sequence[_Wanted]
+    ) -> list[v1.ReserveResponse | BaseException | asyncio.Future[v1.ReserveResponse]]:
+        now = self._clock.now()
+        deadlines = [now + timedelta(seconds=w.request.ttl_seconds or TTL_SECONDS_DEFAULT) for w in wanted]
+        latest_ms = milliseconds(now) + HINT_SECONDS * 1000
+        baskets = [
+            (w.wants, min(milliseconds(d), latest_ms), w.channel) for w, d in zip(wanted, deadlines, strict=True)
+        ]
+        all_held = await self._claims.take_together(baskets)
+        places = [n for n, held in enumerate(all_held) if held is not None]
+        held = [h for h in all_held if h is not None]
+        answers = [_answer(wanted[n].request, wanted[n].wants, wanted[n].channel, deadlines[n]) for n in places]
+        entries = [
+            self._entry(wanted[n].request, wanted[n].channel, deadlines[n], h, answer)
+            for n, h, answer in zip(places, held, answers, strict=True)
+        ]
+        outcomes = await self._journalled_together(entries, held)
+        results: list[Any] = [None] * len(wanted)
+        for n, answer, outcome in zip(places, answers, outcomes, strict=True):
+            if outcome is Outcome.JOURNALLED:
+                results[n] = answer
+            elif isinstance(outcome, BaseException):
+                results[n] = outcome
+        return [self._begin_alone(w) if r is None else r for w, r in zip(wanted, results, strict=True)]
+
+    async def _journalled_together(
+        self, entries: Sequence[Entry], held: Sequence[Held]
+    ) -> Sequence[Outcome | BaseException]:
+        """What became of entries; the claims of those that certainly are not journalled are given back."""
+        if not entries:
+            return []
+        try:
+            outcomes: Sequence[Outcome | BaseException] = await self._write(entries)
+        except Exception as error:
+            outcomes = [error] * len(entries)
+        useless = [
+            claim
+            for outcome, h in zip(outcomes, held, strict=True)
+            if outcome is not Outcome.JOURNALLED and (isinstance(outcome, Outcome) or is_certain(outcome))
+            for claim in h.claims
+        ]
+        await self._claims.give_back(useless)
+        return outcomes
+
+    def _begin_alone(self, wanted: _Wanted) -> asyncio.Future[v1.ReserveResponse]:
+        task = asyncio.create_task(self._reserve_alone(wanted))
+        self._alone.add(task)
+        task.add_done_callback(self._alone.discard)
+        return task
+
+    async def _reserve_alone(self, wanted: _Wanted) -> v1.ReserveResponse:
+        set_until(wanted.until)
+        request, wants, channel = wanted.request, wanted.wants, wanted.channel
         is_swept = False
         for _ in range(RESERVE_ATTEMPTS_MAX):
             deadline = self._clock.now() + timedelta(seconds=request.ttl_seconds or TTL_SECONDS_DEFAULT)
@@ -145,10 +226,10 @@ class Reservations:
                 if await self._claims.was_outdated(short) or await self._is_outdated(short, channel):
                     continue
                 await self._refuse(short.shorts)
-            entry = self._entry(request, wants, channel, deadline, held)
-            outcome = await self._journalled(entry, held)
+            answer = _answer(request, wants, channel, deadline)
+            outcome = await self._journalled(self._entry(request, channel, deadline, held, answer), held)
             if outcome is Outcome.JOURNALLED:
-                return v1.ReserveResponse.FromString(entry.response)
+                return answer
             if outcome is Outcome.REQUEST_KNOWN:
                 known = await self._ledger.find_answer(request, v1.ReserveResponse)
                 if known is None:
@@ -164,15 +245,15 @@ class Reservations:
         """When the sweeper looks at a new claim; if it was journalled by then, it looks again at the deadline."""
         return min(deadline, self._clock.now() + timedelta(seconds=HINT_SECONDS))
 
-    def _entry(self, request: v1.ReserveRequest, wants: Wants, channel: str, deadline: datetime, held: Held) -> Entry:
-        reservation_id = new_id()
-        message = _reservation(reservation_id, "active", channel, request.customer_id, deadline, wants, None)
+    def _entry(
+        self, request: v1.ReserveRequest, channel: str, deadline: datetime, held: Held, answer: v1.ReserveResponse
+    ) -> Entry:
         return Entry(
             request_id=request.request_id,
-            method=type(request).__name__,
+            method="ReserveRequest",
             body_hash=body_hash(request),
-            response=v1.ReserveResponse(reservation=message).SerializeToString(),
-            reservation_id=reservation_id,
+            response=answer.SerializeToString(),
+            reservation_id=UUID(answer.reservation.reservation_id),
             channel=channel,
             customer_id=request.customer_id,
             deadline=deadline,
@@ -182,7 +263,7 @@ class Reservations:
 
     async def _journalled(self, entry: Entry, held: Held) -> Outcome:
         try:
-            outcome = await self._rounds.submit(entry)
+            outcome = await self._entries.submit(entry)
         except Exception as error:
             if is_certain(error):
                 await self._claims.give_back(held.claims)
@@ -327,6 +408,11 @@ def wants_of(baskets: Sequence[v1.LocationBasket]) -> list[tuple[str, list[tuple
                 raise invalid(f"baskets[{n}].lines", f"{quantity} of {sku!r} in sum is more than {MAX_QUANTITY}")
         wants[basket.location_id] = lines
     return sorted(wants.items())
+
+
+def _answer(request: v1.ReserveRequest, wants: Wants, channel: str, deadline: datetime) -> v1.ReserveResponse:
+    message = _reservation(new_id(), "active", channel, request.customer_id, deadline, wants, None)
+    return v1.ReserveResponse(reservation=message)
 
 
 def _standing(reservation_id: UUID, rows: Sequence[Any]) -> Standing:
