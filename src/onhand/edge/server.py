@@ -80,7 +80,7 @@ class Streaming:
         self._budget = budget
         self._calls = calls
 
-    async def serve(self, context: Context) -> None:
+    async def serve(self, _: object, context: Context) -> None:
         """Serves one stream until its caller ends it, or the server stops."""
 
         async def read() -> bytes | None:
