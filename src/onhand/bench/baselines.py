@@ -14,12 +14,12 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection as Pipe
-from typing import Any, ClassVar
+from typing import Any
 
 import asyncpg
 import redis.asyncio
 import uvloop
-from sqlalchemy import BigInteger, Text, select
+from sqlalchemy import BigInteger, MetaData, Text, select
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -68,12 +68,13 @@ Take = Callable[[Basket], Awaitable[bool]]
 class Base(DeclarativeBase):
     """What SQLAlchemy maps."""
 
+    metadata = MetaData(schema="bench")
+
 
 class StockRow(Base):
     """The stock of one sku at one location."""
 
     __tablename__ = "stock"
-    __table_args__: ClassVar[dict[str, str]] = {"schema": "bench"}
 
     location_id: Mapped[str] = mapped_column(Text, primary_key=True)
     sku: Mapped[str] = mapped_column(Text, primary_key=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 import uvloop
 
-from onhand.bench.shapes import REQUEST_ID_LENGTH, Draw, Reserved, Shop, drawn
+from onhand.bench.shapes import BATCH, REQUEST_ID_LENGTH, Draw, Reserved, Shop, drawn
 from onhand.bench.wire import Connection, Head, connect, connect_head, grpc_head
 from onhand.v1 import inventory_pb2
 
@@ -34,8 +34,8 @@ REFUSED_SHARE_MAX = 0.001
 """Of all calls: with more refused ones it is not the work that was measured."""
 STREAM_MESSAGE_MAX = 100
 """Reservations in one message of a stream."""
-PREPARE_IN_FLIGHT = 64
-"""Calls at once of a client process that makes the reservations that are to be ordered."""
+PREPARE_IN_FLIGHT = 2
+"""Batches at once of a client process that makes the reservations that are to be ordered."""
 PREPARE_SECONDS_MAX = 60.0
 """How long that may take."""
 END_SECONDS_MAX = 5.0
@@ -189,7 +189,7 @@ class Gateway:
         self._streams: list[tuple[Connection, int]] = []
         self._sent: list[dict[str, float]] = []
         self._until = 0.0
-        self._done: asyncio.Future[None] | None = None
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.tally = Tally()
 
     async def open(self, load: Load, connections: int) -> None:
@@ -218,9 +218,9 @@ class Gateway:
     def _heard(self, n: int, message: bytes | None) -> None:
         time, tally, sent = now(), self.tally, self._sent[n]
         if message is None:
-            if sent and self._done is not None and not self._done.done():
+            if not self._done.done():
                 why = printable(self._streams[n][0].refusal)
-                self._done.set_exception(BenchError(f"a stream ended before its answers: {why}"))
+                self._done.set_exception(BenchError(f"a stream ended by itself: {why}"))
             return
         outcomes = inventory_pb2.ReserveStreamResponse.FromString(message).outcomes
         for outcome in outcomes:
@@ -234,12 +234,11 @@ class Gateway:
                 tally.refusal = str(outcome.error).encode()
         if time < self._until:
             self._ask(n, len(outcomes), time)
-        elif self._done is not None and not self._done.done() and not any(self._sent):
+        elif not any(self._sent) and not self._done.done():
             self._done.set_result(None)
 
     async def run(self, in_flight: int, seconds: float) -> Tally:
         """Asks for so long, then waits for what is under way."""
-        self._done = asyncio.get_running_loop().create_future()
         began = now()
         self._until = began + seconds
         for n, (connection, _) in enumerate(self._streams):
@@ -275,7 +274,9 @@ async def _first(done: asyncio.Future[None], connections: Sequence[Connection], 
 
 def head_of(load: Load) -> Head:
     """The headers of its calls."""
-    return (connect_head if load.edge is Edge.CONNECT else grpc_head)(load.path, CALL_SECONDS)
+    if load.edge is Edge.CONNECT:
+        return connect_head(load.path, CALL_SECONDS)
+    return grpc_head(load.path, None if load.edge is Edge.STREAM else CALL_SECONDS)
 
 
 def printable(block: bytes) -> str:
@@ -306,22 +307,24 @@ class Client:
     async def _reserve(self, load: Load, count: int, *, is_hot: bool) -> None:
         if count <= 0:
             return
-        kind = "reserve_hot" if is_hot else "reserve"
-        one = drawn(kind, load.shop, load.seed + 1, [])
-        left = iter(range(count))
-        path = "/onhand.v1.InventoryService/Reserve"
-        wanted = Load(kind, path, Edge.GRPC, load.host, load.port, PREPARE_IN_FLIGHT, load.shop, load.seed)
-        loop = Loop(lambda: one() if next(left, None) is not None else None)
+        kind, path = "reserve_batch_hot" if is_hot else "reserve_batch", "/onhand.v1.InventoryService/BatchReserve"
+        batch = drawn(kind, load.shop, load.seed + 1, [])
+        left = iter(range(-(-count // BATCH)))
+        loop = Loop(lambda: batch() if next(left, None) is not None else None)
         loop.keep = []
-        await loop.open(wanted, CONNECTIONS)
+        wanted = Load(kind, path, Edge.GRPC, load.host, load.port, PREPARE_IN_FLIGHT, load.shop, load.seed)
+        await loop.open(wanted, PREPARE_IN_FLIGHT)
         try:
             refuse_refusals(await loop.run(PREPARE_IN_FLIGHT, PREPARE_SECONDS_MAX), "reservations for orders")
         finally:
             loop.close()
         for message in loop.keep:
-            made = inventory_pb2.ReserveResponse.FromString(message).reservation
-            units = sum(line.quantity for line in made.baskets[0].lines)
-            self._reserved[is_hot].append(Reserved(made.reservation_id, made.baskets[0].location_id, units))
+            for outcome in inventory_pb2.BatchReserveResponse.FromString(message).outcomes:
+                made = outcome.reservation
+                if not made.reservation_id:
+                    raise BenchError(f"a reservation for an order was refused: {outcome.error.message}")
+                units = sum(line.quantity for line in made.baskets[0].lines)
+                self._reserved[is_hot].append(Reserved(made.reservation_id, made.baskets[0].location_id, units))
 
     async def run(self, seconds: float) -> Tally:
         """Makes the calls that were prepared."""
@@ -375,11 +378,12 @@ class Workers:
         return [process.pid for process in self._processes if process.pid is not None]
 
     def all_do(self, name: str, arguments: Sequence[Any]) -> list[Any]:
-        """Each does `name` with its own argument; their results in order. Raises BenchError."""
-        for pipe, argument in zip(self._pipes, arguments, strict=True):
+        """As many as there are arguments do `name`, each with its own; their results in order. Raises BenchError."""
+        pipes = self._pipes[: len(arguments)]
+        for pipe, argument in zip(pipes, arguments, strict=True):
             pipe.send((name, argument))
         results = []
-        for pipe in self._pipes:
+        for pipe in pipes:
             try:
                 trace, result = pipe.recv()
             except EOFError:

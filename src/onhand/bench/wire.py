@@ -96,9 +96,10 @@ class Head:
         return bytes(block)
 
 
-def grpc_head(path: str, seconds: int) -> Head:
-    """The headers of gRPC calls with a deadline."""
-    return Head(path, "application/grpc", (("te", "trailers"), ("grpc-timeout", f"{seconds}S")))
+def grpc_head(path: str, seconds: int | None) -> Head:
+    """The headers of gRPC calls, with a deadline unless it is None."""
+    deadline = (("grpc-timeout", f"{seconds}S"),) if seconds is not None else ()
+    return Head(path, "application/grpc", (("te", "trailers"), *deadline))
 
 
 def connect_head(path: str, seconds: int) -> Head:
