@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
@@ -34,6 +34,9 @@ from onhand.reservations.relay import Relay
 from onhand.reservations.reserve import Reservations
 from onhand.reservations.sweep import Sweeper, repeat
 from onhand.settings import host_of
+
+if TYPE_CHECKING:
+    from onhand.edge.http import HttpServer
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +137,13 @@ class App:
     def server(self, extra_handlers: Sequence[grpc.GenericRpcHandler[Any, Any]] = ()) -> Server:
         """The gRPC server of this process; `extra_handlers` are served beside its own."""
         return Server(self.services, extra_handlers)
+
+    def second_edge(self, server: Server, host: str, port: int, origins: Sequence[str] = ()) -> HttpServer:
+        """Connect, in front of the same methods. Stop the server first: it drains both."""
+        from onhand.edge.connect import Connect  # who does not ask for it does not load it
+        from onhand.edge.http import HttpServer
+
+        return HttpServer(Connect(server.methods, server.calls, origins=origins).__rsgi__, host, port)
 
     async def close(self) -> None:
         """Ends the loops and the connections."""

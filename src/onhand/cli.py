@@ -38,6 +38,7 @@ app = typer.Typer(
 Result = TypeVar("Result")
 
 SAMPLE_WEEKS = "1-4"
+DEV_CONNECT_PORT = 8081
 
 Dsn = Annotated[
     str | None,
@@ -61,6 +62,24 @@ MetricsPort = Annotated[
         min=0,
         max=65535,
         help="Serve Prometheus metrics of all processes here; 0 chooses a free port.",
+    ),
+]
+ConnectPort = Annotated[
+    int | None,
+    typer.Option(
+        "--connect-port",
+        envvar="ONHAND_CONNECT_PORT",
+        min=0,
+        max=65535,
+        help="Serve Connect (plain HTTP: protobuf, JSON) here too; 0 chooses a free port.",
+    ),
+]
+ConnectOrigins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--connect-origin",
+        envvar="ONHAND_CONNECT_ORIGINS",
+        help="Origin whose pages may call Connect from a browser, as https://shop.example; * for any. May be repeated.",
     ),
 ]
 Data = Annotated[Path, typer.Option("--data", help="Folder of the dev stack's data.")]
@@ -158,25 +177,32 @@ def serve(
     port: Annotated[
         int, typer.Option("--port", envvar="ONHAND_PORT", min=0, max=65535, help="gRPC port; 0 chooses a free one.")
     ] = 50051,
+    connect_port: ConnectPort = None,
+    connect_origin: ConnectOrigins = None,
     metrics_port: MetricsPort = None,
     postgres: Dsn = None,
     redis: Url = None,
     data: Data = DATA,
     echo: Annotated[bool, typer.Option("--echo", hidden=True, help="Serve the bench's echo too.")] = False,
 ) -> None:
-    """Serve gRPC from given databases."""
+    """Serve gRPC, and Connect where it is asked for, from given databases."""
     from onhand import serve as servers
     from onhand.telemetry import exposed
 
     dsn, url = _addresses(postgres, redis, data)
+    origins = connect_origin or []
     if "ONHAND_PORT_IS_SHARED" in os.environ:
-        _run(lambda: _serve_here(dsn, url, host, port, has_echo=echo))
+        _run(lambda: _serve_here(dsn, url, host, port, connect_port, origins, has_echo=echo))
         return
     held = servers.reserve_port(host, port)
     actual = held.getsockname()[1]
+    held_connect = None
+    if connect_port is not None:
+        held_connect = servers.reserve_port(host, connect_port, option="--connect-port")
+        connect_port = held_connect.getsockname()[1]
     with exposed(host, metrics_port, is_alone=processes == 1) as metrics:
         if processes == 1:
-            _run(lambda: _serve_here(dsn, url, host, actual, has_echo=echo))
+            _run(lambda: _serve_here(dsn, url, host, actual, connect_port, origins, has_echo=echo))
             return
         # What would keep all of them from serving is found here, once.
         _run(lambda: _look(dsn, url))
@@ -187,12 +213,19 @@ def serve(
             port=actual,
             count=processes,
             metrics=metrics,
-            options=("--echo",) if echo else (),
+            options=(*_connect_options(connect_port, origins), *(("--echo",) if echo else ())),
         )
         try:
             _run(lambda: servers.until_stopped(children.check))
         finally:
             children.stop()
+
+
+def _connect_options(port: int | None, origins: Sequence[str]) -> Sequence[str]:
+    """What server processes are told of the second edge."""
+    if port is None:
+        return ()
+    return ("--connect-port", str(port), *(word for origin in origins for word in ("--connect-origin", origin)))
 
 
 async def _open(dsn: str, url: str) -> App:
@@ -216,7 +249,9 @@ def _echo() -> Sequence[Any]:
     return (handlers(),)
 
 
-async def _serve_here(dsn: str, url: str, host: str, port: int, *, has_echo: bool) -> None:
+async def _serve_here(
+    dsn: str, url: str, host: str, port: int, connect_port: int | None, origins: Sequence[str], *, has_echo: bool
+) -> None:
     from onhand import crash
     from onhand.serve import check_parent, until_stopped
 
@@ -224,12 +259,24 @@ async def _serve_here(dsn: str, url: str, host: str, port: int, *, has_echo: boo
     try:
         with crash.armed(os.environ):
             server = application.server(_echo()) if has_echo else application.server()
+            second = None if connect_port is None else application.second_edge(server, host, connect_port, origins)
             application.start_loops()
+            if second is not None:
+                await second.start()  # first: whoever waits for gRPC's health finds both
+                log.info("serving Connect on %s:%d", host, second.port)
             actual = await server.start(f"{host}:{port}")
             log.info("serving on %s:%d, pid %d", host, actual, os.getpid())
-            await until_stopped(check_parent)
+
+            def check() -> None:
+                check_parent()
+                if second is not None:
+                    second.check()
+
+            await until_stopped(check)
             log.info("draining")
             await server.stop()
+            if second is not None:
+                await second.stop()
     finally:
         await application.close()
 
@@ -239,6 +286,11 @@ def dev(
     data: Data = DATA,
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 chooses a free one.")] = 50051,
+    connect_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of Connect; 8081, or a free one where that is taken, if left out."),
+    ] = None,
+    connect_origin: ConnectOrigins = None,
     processes: ProcessCount = 1,
     metrics_port: MetricsPort = None,
     sample: Annotated[bool, typer.Option(help="Load sample data at the first start.")] = True,
@@ -257,8 +309,10 @@ def dev(
     except servers.PortTakenError as error:
         _fail(f"{error} (make run ARGS='--port N')")
     actual = held.getsockname()[1]
+    held_connect = _reserve_dev_connect(host, connect_port)
+    connect_port = held_connect.getsockname()[1]
     with (
-        DevStack(data, server=f"{host}:{actual}") as stack,
+        DevStack(data, server=f"{host}:{actual}", connect=f"{host}:{connect_port}") as stack,
         exposed(host, metrics_port, is_alone=False) as metrics,
     ):
         migrate_ledger(stack.postgres_dsn)
@@ -271,6 +325,7 @@ def dev(
             port=actual,
             count=processes,
             metrics=metrics,
+            options=_connect_options(connect_port, connect_origin or []),
         )
         try:
             _run(lambda: _watch_dev(stack, children, None if data == DATA else data, began))
@@ -279,6 +334,17 @@ def dev(
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             typer.echo(f"stopping; the data stays in {data}", err=True)
             children.stop()
+
+
+def _reserve_dev_connect(host: str, port: int | None) -> socket.socket:
+    from onhand.serve import PortTakenError, reserve_port
+
+    if port is not None:
+        return reserve_port(host, port, option="--connect-port")
+    try:
+        return reserve_port(host, DEV_CONNECT_PORT)
+    except PortTakenError:  # nobody asked for it
+        return reserve_port(host, 0)
 
 
 def _load_sample(dsn: str) -> None:

@@ -36,29 +36,30 @@ class DiesTooOften(Unusable):
     """What is started again whenever it dies has died too often."""
 
 
-def reserve_port(host: str, port: int) -> socket.socket:
+def reserve_port(host: str, port: int, *, option: str = "--port") -> socket.socket:
     """Holds a free port without listening, so that our own processes may share it and nobody else slips in between.
 
-    `port` 0 chooses one. Raises PortTakenError where something listens already, Unusable where nothing can.
+    `port` 0 chooses one; `option` is what to change where it cannot be had.
+    Raises PortTakenError where something listens already, Unusable where nothing can.
     """
     if port:
         # Without SO_REUSEPORT: two servers that share a port without knowing would each get half of the calls.
-        _bound(host, port, socket.SO_REUSEADDR).close()
-    return _bound(host, port, socket.SO_REUSEPORT)
+        _bound(host, port, socket.SO_REUSEADDR, option).close()
+    return _bound(host, port, socket.SO_REUSEPORT, option)
 
 
-def _bound(host: str, port: int, option: int) -> socket.socket:
+def _bound(host: str, port: int, sharing: int, option: str) -> socket.socket:
     held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    held.setsockopt(socket.SOL_SOCKET, option, 1)
+    held.setsockopt(socket.SOL_SOCKET, sharing, 1)
     try:
         held.bind((host, port))
     except OSError as error:
         held.close()
         what = f"{host}:{port} cannot be listened on ({error.strerror})"
         if error.errno == errno.EADDRINUSE:
-            raise PortTakenError(f"{what}; stop what uses it, or choose another --port") from error
+            raise PortTakenError(f"{what}; stop what uses it, or choose another {option}") from error
         if error.errno == errno.EACCES:
-            raise Unusable(f"{what}; choose a --port above 1023") from error
+            raise Unusable(f"{what}; choose a {option} above 1023") from error
         raise Unusable(f"{what}; choose another --host, one of this machine") from error
     return held
 

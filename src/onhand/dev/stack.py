@@ -23,10 +23,15 @@ DATABASE = "onhand"
 class DevStack:
     """Both servers, and `dev.json` beside their data, which tells other commands where they are while they run."""
 
-    def __init__(self, folder: Path, *, server: str | None = None, fast: bool = False) -> None:
-        """`server`: host:port where onhand will serve. `fast`: for stacks that are thrown away; see EmbeddedPostgres."""
+    def __init__(
+        self, folder: Path, *, server: str | None = None, connect: str | None = None, fast: bool = False
+    ) -> None:
+        """`server`, `connect`: host:port where onhand will serve gRPC and Connect.
+
+        `fast`: for stacks that are thrown away; see EmbeddedPostgres."""
         self.folder = folder.resolve()
         self.server = server
+        self.connect = connect
         self.postgres = EmbeddedPostgres(self.folder / "postgres", fast=fast)
         self.valkey = EmbeddedValkey(self.folder / "valkey")
         self._lock: TextIO | None = None
@@ -96,6 +101,7 @@ class DevStack:
             "postgres_dsn": self.postgres_dsn,
             "redis_url": self.redis_url,
             "server": self.server,
+            "connect": self.connect,
             "pids": {"parent": os.getpid(), "postgres": self.postgres.pid, "valkey": self.valkey.pid},
         }
         unfinished = self._file().with_suffix(".unfinished")
