@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
+from onhand.bench.growth.measure import grow
 from onhand.bench.growth.seed import seed
 from onhand.bench.growth.size import SIZES, Size
+from onhand.bench.run import Wanted
 from onhand.postgres import asyncpg_dsn
 from onhand.v1 import inventory_pb2, order_pb2
 from onhand.verify import verify
@@ -91,3 +93,20 @@ def test_the_sizes_that_are_measured_can_be_made() -> None:
         Size("uneven", positions=6, stocked_locations=2, reservations=0, movements=6, sales=0, orders=0)
     with pytest.raises(ValueError, match="opening movement"):
         Size("short", positions=4, stocked_locations=2, reservations=0, movements=5, sales=1, orders=0)
+
+
+def test_calls_are_measured_on_stores_of_two_sizes() -> None:
+    steps: list[str] = []
+    names = ("reserve", "sell")
+    wanted = Wanted(seconds=0.4, alternations=1, names=names, in_flight=(4,), is_pinned=False, has_fsync=False)
+
+    grown = grow(wanted, lambda step, done, total: steps.append(step), [TINY, ODD])
+
+    assert grown["ok"]
+    for store, size in zip(grown["sizes"], (TINY, ODD), strict=True):
+        assert store["size"]["positions"] == size.positions
+        assert tuple(figure["name"] for figure in store["figures"]) == names
+        assert all(store["memory_mb"][name]["total"] > 0 for name in ("server", "postgres", "valkey"))
+        assert f"{size.name}: load the gate" in steps
+    first, *others = (row for row in grown["beside_the_first"] if row["name"] == "reserve")
+    assert (first["size"], first["ratio_of_first"], [row["size"] for row in others]) == ("tiny", 1.0, ["odd"])

@@ -36,6 +36,7 @@ class Shop:
 
     locations: int = LOCATIONS
     skus: int = SKUS
+    variants: int = VARIANTS
 
     def location_id(self, n: int) -> str:
         """The name of a location."""
@@ -44,6 +45,19 @@ class Shop:
     def sku(self, n: int) -> str:
         """The name of a sku."""
         return f"sku-{n:06}"
+
+    def basket(self, draw: random.Random, *, is_hot: bool) -> tuple[str, Sequence[str]]:
+        """A location and the skus that are wanted there: LINES anywhere, or the one that everybody wants."""
+        if is_hot:
+            return self.location_id(0), [self.sku(0)]
+        skus = draw.sample(range(self.skus), LINES)
+        return self.location_id(draw.randrange(self.locations)), [self.sku(n) for n in skus]
+
+    def looked_at(self, draw: random.Random, *, skus: int, locations: int) -> tuple[Sequence[str], Sequence[str]]:
+        """So many skus and locations, or all that there are, of which somebody wants to know what can be had."""
+        chosen = draw.sample(range(self.skus), min(skus, self.skus))
+        places = draw.sample(range(self.locations), min(locations, self.locations))
+        return [self.sku(n) for n in chosen], [self.location_id(n) for n in places]
 
 
 @dataclass(frozen=True)
@@ -55,12 +69,9 @@ class Reserved:
     units: int
 
 
-def basket(shop: Shop, draw: random.Random, *, is_hot: bool) -> tuple[str, list[str]]:
-    """A location and the skus that are wanted there: LINES anywhere, or the one that everybody wants."""
-    if is_hot:
-        return shop.location_id(0), [shop.sku(0)]
-    skus = draw.sample(range(shop.skus), LINES)
-    return shop.location_id(draw.randrange(shop.locations)), [shop.sku(n) for n in skus]
+def basket(shop: Shop, draw: random.Random, *, is_hot: bool) -> tuple[str, Sequence[str]]:
+    """A location and the skus that are wanted there."""
+    return shop.basket(draw, is_hot=is_hot)
 
 
 def reserve_request(shop: Shop, draw: random.Random, *, is_hot: bool) -> bytes:
@@ -99,10 +110,9 @@ def place_request(location_id: str, units: int) -> bytes:
 
 def availability_request(shop: Shop, draw: random.Random, *, skus: int, locations: int) -> bytes:
     """A GetAvailabilityRequest."""
+    wanted, places = shop.looked_at(draw, skus=skus, locations=locations)
     return inventory_pb2.GetAvailabilityRequest(
-        channel=types_pb2.CHANNEL_WEB,
-        skus=[shop.sku(n) for n in draw.sample(range(shop.skus), skus)],
-        location_ids=[shop.location_id(n) for n in draw.sample(range(shop.locations), locations)],
+        channel=types_pb2.CHANNEL_WEB, skus=wanted, location_ids=places
     ).SerializeToString()
 
 
@@ -163,7 +173,7 @@ def drawn(kind: str, shop: Shop, seed: int, reserved: list[Reserved], *, is_echo
     is_hot = kind.endswith("_hot")
 
     def variants(make: Callable[..., bytes], **more: int | bool) -> list[bytes]:
-        return [make(shop, draw, **more) for _ in range(1 if is_hot else VARIANTS)]
+        return [make(shop, draw, **more) for _ in range(1 if is_hot else shop.variants)]
 
     match kind.removesuffix("_hot"):
         case "reserve":
@@ -175,11 +185,12 @@ def drawn(kind: str, shop: Shop, seed: int, reserved: list[Reserved], *, is_echo
         case "place_order":
             return _orders(draw, reserved, is_echo=is_echo, shop=shop)
         case "availability_20_skus":
-            few = min(AVAILABILITY_SKUS, shop.skus)
-            encoded = [availability_request(shop, draw, skus=few, locations=1) for _ in range(VARIANTS)]
+            encoded = variants(availability_request, skus=AVAILABILITY_SKUS, locations=1)
         case "availability_50_locations":
-            few = min(AVAILABILITY_LOCATIONS, shop.locations)
-            encoded = [availability_request(shop, draw, skus=1, locations=few) for _ in range(VARIANTS // 8)]
+            encoded = [
+                availability_request(shop, draw, skus=1, locations=AVAILABILITY_LOCATIONS)
+                for _ in range(shop.variants // 8)
+            ]
         case _:
             raise ValueError(f"no messages of kind {kind}")
     return lambda: draw.choice(encoded)

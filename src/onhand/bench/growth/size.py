@@ -11,7 +11,7 @@ LOCATIONS_MIN = 50
 """Locations of a store at least, so that one sku can be asked for at 50; those beyond `stocked_locations` have no stock."""
 OPENING_UNITS = 1_000_000
 """Units of every position in the beginning."""
-PRICE_MINOR = 199
+PRICE_MINOR = 100
 CURRENCY = "USD"
 
 
