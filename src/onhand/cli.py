@@ -555,10 +555,18 @@ def bench(
     processes: ProcessCount = 1,
     pin: Annotated[bool, typer.Option(help="Give servers processors of their own.")] = True,
     fsync: Annotated[bool, typer.Option(help="PostgreSQL waits for its disk.")] = True,
+    growth: Annotated[
+        bool, typer.Option("--growth", help="Measure stores of several sizes too: a quarter of an hour more.")
+    ] = False,
+    growth_size: Annotated[
+        list[str] | None, typer.Option("--growth-size", help="Of these sizes only, the first of them to compare with.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Measure onhand beside an echo of its own server, and beside what one would use instead, on a stack of its own."""
     from onhand.bench.figures import BY_NAME
+    from onhand.bench.growth.measure import grow
+    from onhand.bench.growth.size import SIZES
     from onhand.bench.load import BenchError
     from onhand.bench.run import Wanted, run
     from onhand.bench.table import table
@@ -567,6 +575,9 @@ def bench(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if unknown := sorted(set(only or ()) - BY_NAME.keys()):
         _fail(f"no figure is called {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
+    sizes = {size.name: size for size in SIZES}
+    if unknown := sorted(set(growth_size or ()) - sizes.keys()):
+        _fail(f"no size is called {', '.join(unknown)}; there are {', '.join(sizes)}")
     wanted = Wanted(
         seconds=seconds,
         alternations=alternations,
@@ -579,13 +590,15 @@ def bench(
     try:
         with progress_bars() as show:
             report = run(wanted, show)
+            if growth or growth_size:
+                report["growth"] = grow(wanted, show, [sizes[name] for name in growth_size or sizes])
     except BenchError as error:
         _fail(str(error))
     if json_:
         _print(report, True)
     else:
         typer.echo(table(report))
-    if not report["verify"]["ok"]:
+    if not report["verify"]["ok"] or not report.get("growth", {"ok": True})["ok"]:
         raise typer.Exit(1)
 
 

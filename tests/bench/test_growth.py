@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import asyncpg
 import pytest
 
-from onhand.bench.growth.measure import grow
+from onhand.bench.growth.measure import beside_the_first, grow
 from onhand.bench.growth.seed import seed
 from onhand.bench.growth.size import SIZES, Size
 from onhand.bench.run import Wanted
@@ -95,18 +97,29 @@ def test_the_sizes_that_are_measured_can_be_made() -> None:
         Size("short", positions=4, stocked_locations=2, reservations=0, movements=5, sales=1, orders=0)
 
 
-def test_calls_are_measured_on_stores_of_two_sizes() -> None:
+def test_calls_are_measured_on_a_store_of_a_size() -> None:
     steps: list[str] = []
     names = ("reserve", "sell")
     wanted = Wanted(seconds=0.4, alternations=1, names=names, in_flight=(4,), is_pinned=False, has_fsync=False)
 
-    grown = grow(wanted, lambda step, done, total: steps.append(step), [TINY, ODD])
+    grown = grow(wanted, lambda step, done, total: steps.append(step), [ODD])
 
+    (store,) = grown["sizes"]
     assert grown["ok"]
-    for store, size in zip(grown["sizes"], (TINY, ODD), strict=True):
-        assert store["size"]["positions"] == size.positions
-        assert tuple(figure["name"] for figure in store["figures"]) == names
-        assert all(store["memory_mb"][name]["total"] > 0 for name in ("server", "postgres", "valkey"))
-        assert f"{size.name}: load the gate" in steps
-    first, *others = (row for row in grown["beside_the_first"] if row["name"] == "reserve")
-    assert (first["size"], first["ratio_of_first"], [row["size"] for row in others]) == ("tiny", 1.0, ["odd"])
+    assert store["size"]["positions"] == ODD.positions
+    assert tuple(figure["name"] for figure in store["figures"]) == names
+    assert all(store["memory_mb"][name]["total"] > 0 for name in ("server", "postgres", "valkey"))
+    assert "odd: load the gate" in steps
+    assert [row["ratio_of_first"] for row in grown["beside_the_first"]] == [1.0, 1.0]
+
+
+def test_sizes_are_compared_by_their_own_echoes() -> None:
+    def store(name: str, ratio: float, server_ms: float) -> dict[str, Any]:
+        cpu = {"server": server_ms, "valkey": 0.0}
+        figure = {"name": "reserve", "in_flight": 64, "ratio_to_echo": ratio, "cpu_ms_per_call": cpu}
+        return {"size": {"name": name}, "figures": [figure]}
+
+    assert [
+        (row["size"], row["ratio_of_first"], row["cpu_of_first"])
+        for row in beside_the_first([store("small", 0.8, 0.5), store("large", 0.72, 0.55)])
+    ] == [("small", 1.0, {"server": 1.0, "valkey": None}), ("large", 0.9, {"server": 1.1, "valkey": None})]
