@@ -545,7 +545,7 @@ def simulate(
 
 @app.command()
 def bench(
-    seconds: Annotated[float, typer.Option(min=0.05, max=600, help="Of each measurement.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=0.05, max=600, help="Of each measurement.")] = 0.8,
     alternations: Annotated[int, typer.Option(min=1, max=1000, help="How often each is measured beside its echo.")] = 5,
     only: Annotated[list[str] | None, typer.Option("--only", help="Figures by name; all if left out.")] = None,
     in_flight: Annotated[

@@ -13,6 +13,8 @@ ECHO = "/onhand.bench.Echo"
 
 IN_FLIGHT = (64, 256)
 """Calls at once, of all clients together, that figures are measured at unless they say otherwise."""
+FEWER = IN_FLIGHT[:1]
+"""Of figures for which more at once say nothing new."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ def _order(kind: str, rpc: str, **more: object) -> Figure:
 
 def _baseline(kind: str) -> tuple[Figure, Figure]:
     return (
-        Figure(f"baseline_{kind}", kind, "", "reserve", f"{ECHO}/Reserve"),
-        Figure(f"baseline_{kind}_hot", f"{kind}_hot", "", "reserve_hot", f"{ECHO}/Reserve"),
+        Figure(f"baseline_{kind}", kind, "", "reserve", f"{ECHO}/Reserve", in_flight=FEWER),
+        Figure(f"baseline_{kind}_hot", f"{kind}_hot", "", "reserve_hot", f"{ECHO}/Reserve", in_flight=FEWER),
     )
 
 
@@ -67,11 +69,11 @@ FIGURES = (
     _reserve("reserve_connect", edge=Edge.CONNECT),
     _availability("availability_20_skus", "availability_20_skus"),
     _availability("availability_20_skus_connect", "availability_20_skus", edge=Edge.CONNECT),
-    _availability("availability_50_locations", "availability_50_locations"),
+    _availability("availability_50_locations", "availability_50_locations", in_flight=FEWER),
     _order("place_order", "PlaceOrder", is_order=True),
-    _order("place_order_hot", "PlaceOrder", is_order=True),
+    _order("place_order_hot", "PlaceOrder", is_order=True, in_flight=FEWER),
     _order("sell", "Sell"),
-    _order("sell_hot", "Sell"),
+    _order("sell_hot", "Sell", in_flight=FEWER),
     *_baseline("conditional_update"),
     *_baseline("select_for_update"),
     *_baseline("redis_script"),

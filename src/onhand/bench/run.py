@@ -40,12 +40,12 @@ class Wanted:
     is_pinned: bool = True
     has_fsync: bool = True
 
-    def measurements(self, *, has_connect: bool) -> list[tuple[Figure, int]]:
+    def measurements(self) -> list[tuple[Figure, int]]:
         """Figures and calls in flight, in the order of the report."""
         return [
             (figure, in_flight)
             for figure in FIGURES
-            if figure.name in self.names and (has_connect or figure.edge is not Edge.CONNECT)
+            if figure.name in self.names
             for in_flight in self.in_flight or figure.in_flight
         ]
 
@@ -80,18 +80,16 @@ class Bench:
         self._clients = load
         self._baselines = baselines
         self._seed = 0
-        self._rates: dict[tuple[str, int], float] = {}
+        self._rates: dict[str, float] = {}
 
     def sample(self, figure: Figure, in_flight: int, seconds: float) -> Sample:
         """One measurement of a figure. Raises BenchError."""
         if figure.is_baseline:
             return self._of_baseline(figure, in_flight, seconds)
-        rate = self._rates.get((figure.echo_kind, in_flight), 0.0)
-        orders = int(ORDERS_SPARE * rate * seconds) if figure.is_order else 0
-        sample = self._measure(
+        orders = int(ORDERS_SPARE * self._rates[figure.echo_kind] * seconds) if figure.is_order else 0
+        return self._measure(
             figure.name, figure.kind, figure.path, figure.edge, in_flight, seconds, figure.items_per_call, orders=orders
         )
-        return sample
 
     def echo(self, figure: Figure, in_flight: int, seconds: float) -> Sample:
         """One measurement of its echo. Raises BenchError."""
@@ -99,7 +97,7 @@ class Bench:
             in_flight = max(in_flight, ECHO_IN_FLIGHT_MIN)
         name = f"the echo of {figure.name}"
         sample = self._measure(name, figure.echo_kind, figure.echo_path, Edge.GRPC, in_flight, seconds, is_echo=True)
-        self._rates[figure.echo_kind, in_flight] = sample.calls_per_second
+        self._rates[figure.echo_kind] = max(sample.calls_per_second, self._rates.get(figure.echo_kind, 0.0))
         return sample
 
     def _measure(
@@ -117,7 +115,6 @@ class Bench:
     ) -> Sample:
         count = min(len(self._clients.pids), in_flight)
         port = self._stage.connect_port if edge is Edge.CONNECT else self._stage.port
-        assert port is not None
         loads = []
         for n in range(count):
             self._seed += 1
@@ -148,12 +145,14 @@ class Bench:
         for each in tallies:
             tally.add(each)
         refuse_refusals(tally, name)
-        if not tally.in_window:
-            raise BenchError(f"{name}: no call was answered in time")
+        if not tally.answered:
+            raise BenchError(f"{name}: no call was answered")
+        # Where nothing is answered within the window, all that was begun is told over the time that it took.
+        rate = tally.in_window / tally.window_seconds if tally.in_window else tally.answered / took
         ordered = sorted(tally.latencies)
         items = tally.answered * items_per_call
         return Sample(
-            calls_per_second=tally.in_window * items_per_call / tally.window_seconds,
+            calls_per_second=rate * items_per_call,
             p50_ms=1000 * percentile(ordered, 0.5),
             p99_ms=1000 * percentile(ordered, 0.99),
             cpu_ms_per_call={of: 1000 * seconds / items for of, seconds in cpu.items()},
@@ -180,7 +179,7 @@ def run(wanted: Wanted, show: Show) -> dict[str, Any]:
         )
         show("stack", 1, 1)
         load = ended.enter_context(clients(set(on.layout.rest)))
-        measurements = wanted.measurements(has_connect=on.connect_port is not None)
+        measurements = wanted.measurements()
         baselines = None
         if any(figure.is_baseline for figure, _ in measurements):
             baselines = ended.enter_context(baseline_worker(on))
@@ -209,12 +208,13 @@ def alternate(
 ) -> list[Series]:
     """Each figure beside its echo, in turn; every second time the other way round, so that neither always comes first."""
     series = [Series(figure, in_flight) for figure, in_flight in measurements]
-    for n, each in enumerate(series):
-        show("warm up", n, len(series))
+    figures = {each.figure.name: each for each in series}  # each at its last number of calls in flight
+    for n, each in enumerate(figures.values()):
+        show("warm up", n, len(figures))
         warm = min(WARM_SECONDS, seconds)
         bench.echo(each.figure, each.in_flight, ECHO_SHARE * warm)
         bench.sample(each.figure, each.in_flight, warm)
-    show("warm up", len(series), len(series))
+    show("warm up", len(figures), len(figures))
     total, done = alternations * len(series), 0
     for alternation in range(alternations):
         for each in series:

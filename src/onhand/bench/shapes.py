@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 from google.type.money_pb2 import Money
 
@@ -14,10 +15,12 @@ LOCATIONS = 50
 SKUS = 50
 STOCK = 500_000_000
 """Units of each sku at each location: more than any run sells."""
-VARIANTS = 4096
+VARIANTS = 1024
 """Different baskets that are drawn from, encoded beforehand."""
 TTL_SECONDS = 3600
 """How long reservations hold: none expires while it is measured."""
+VARIANTS_KEPT_MAX = 8
+"""Kinds whose messages a process keeps."""
 BATCH = 100
 """Reservations in a BatchReserve."""
 LINES = 2
@@ -117,8 +120,8 @@ def availability_request(shop: Shop, draw: random.Random, *, skus: int, location
 
 
 def _with_request_ids(draw: random.Random, tails: Sequence[bytes]) -> Callable[[], bytes]:
-    """Messages whose field 1 is a request_id that is never drawn twice."""
-    bits, choice, count = draw.getrandbits, draw.random, len(tails)
+    """Messages whose field 1 is a request_id that is never drawn twice, whatever the seed."""
+    bits, choice, count = random.Random().getrandbits, draw.random, len(tails)
     opening = bytes((0x0A, REQUEST_ID_LENGTH))
     return lambda: opening + b"%032x" % bits(128) + tails[int(choice() * count)]
 
@@ -144,8 +147,9 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-def _orders(draw: random.Random, reserved: list[Reserved], *, is_echo: bool, shop: Shop) -> Draw:
+def _orders(reserved: list[Reserved], *, is_echo: bool, shop: Shop) -> Draw:
     tails: dict[tuple[str, int], bytes] = {}
+    bits = random.Random().getrandbits
     opening = bytes((0x0A, REQUEST_ID_LENGTH))
 
     def order() -> bytes | None:
@@ -159,9 +163,29 @@ def _orders(draw: random.Random, reserved: list[Reserved], *, is_echo: bool, sho
         if tail is None:
             tail = tails[taken.location_id, taken.units] = place_request(taken.location_id, taken.units)
         encoded_id = taken.reservation_id.encode()
-        return opening + b"%032x" % draw.getrandbits(128) + b"\x12" + bytes((len(encoded_id),)) + encoded_id + tail
+        return opening + b"%032x" % bits(128) + b"\x12" + bytes((len(encoded_id),)) + encoded_id + tail
 
     return order
+
+
+@lru_cache(maxsize=VARIANTS_KEPT_MAX)
+def _variants(kind: str, shop: Shop) -> Sequence[bytes]:
+    """Messages of a kind, or what follows their request_id: the same in every process, each of another basket."""
+    draw = random.Random(kind)
+    is_hot = kind.endswith("_hot")
+    make: Callable[[], bytes]
+    match kind.removesuffix("_hot"):
+        case "reserve":
+            make = partial(reserve_request, shop, draw, is_hot=is_hot)
+        case "sell":
+            make = partial(sell_request, shop, draw, is_hot=is_hot)
+        case "availability_20_skus":
+            make = partial(availability_request, shop, draw, skus=AVAILABILITY_SKUS, locations=1)
+        case "availability_50_locations":
+            make = partial(availability_request, shop, draw, skus=1, locations=AVAILABILITY_LOCATIONS)
+        case _:
+            raise ValueError(f"no messages of kind {kind}")
+    return [make() for _ in range(1 if is_hot else shop.variants)]
 
 
 def drawn(kind: str, shop: Shop, seed: int, reserved: list[Reserved], *, is_echo: bool = False) -> Draw:
@@ -170,27 +194,12 @@ def drawn(kind: str, shop: Shop, seed: int, reserved: list[Reserved], *, is_echo
     Orders are of `reserved`, which is used up; those of an echo name no real reservation.
     """
     draw = random.Random(seed)
-    is_hot = kind.endswith("_hot")
-
-    def variants(make: Callable[..., bytes], **more: int | bool) -> list[bytes]:
-        return [make(shop, draw, **more) for _ in range(1 if is_hot else shop.variants)]
-
     match kind.removesuffix("_hot"):
-        case "reserve":
-            return _with_request_ids(draw, variants(reserve_request, is_hot=is_hot))
-        case "reserve_batch":
-            return _batches(_with_request_ids(draw, variants(reserve_request, is_hot=is_hot)))
-        case "sell":
-            return _with_request_ids(draw, variants(sell_request, is_hot=is_hot))
         case "place_order":
-            return _orders(draw, reserved, is_echo=is_echo, shop=shop)
-        case "availability_20_skus":
-            encoded = variants(availability_request, skus=AVAILABILITY_SKUS, locations=1)
-        case "availability_50_locations":
-            encoded = [
-                availability_request(shop, draw, skus=1, locations=AVAILABILITY_LOCATIONS)
-                for _ in range(shop.variants // 8)
-            ]
-        case _:
-            raise ValueError(f"no messages of kind {kind}")
+            return _orders(reserved, is_echo=is_echo, shop=shop)
+        case "reserve_batch":
+            return _batches(_with_request_ids(draw, _variants(kind.replace("_batch", ""), shop)))
+        case "reserve" | "sell":
+            return _with_request_ids(draw, _variants(kind, shop))
+    encoded = _variants(kind, shop)
     return lambda: draw.choice(encoded)

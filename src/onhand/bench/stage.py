@@ -68,11 +68,11 @@ class Stage:
     postgres_dsn: str
     redis_url: str
     port: int
+    connect_port: int
     processes: int
     roots: dict[str, list[int]]
     """Processes by the name they are told under; their children count with them."""
     has_fsync: bool
-    connect_port: int | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -167,7 +167,9 @@ def stage(
         migrate(stack.postgres_dsn)
         held = ended.enter_context(reserve_port(HOST, 0))
         port = held.getsockname()[1]
-        children = _servers(where, stack, port, processes)
+        held_connect = ended.enter_context(reserve_port(HOST, 0))
+        connect_port = held_connect.getsockname()[1]
+        children = _servers(where, stack, port, connect_port, processes)
         ended.callback(children.stop)
         found = Stage(
             layout=where,
@@ -175,6 +177,7 @@ def stage(
             postgres_dsn=stack.postgres_dsn,
             redis_url=stack.redis_url,
             port=port,
+            connect_port=connect_port,
             processes=processes,
             roots={
                 "server": children.pids,
@@ -189,7 +192,7 @@ def stage(
             raise BenchError(f"server processes {dead} died")
 
 
-def _servers(where: Layout, stack: DevStack, port: int, processes: int) -> Processes:
+def _servers(where: Layout, stack: DevStack, port: int, connect_port: int, processes: int) -> Processes:
     os.sched_setaffinity(0, where.servers)
     try:
         return server_processes(
@@ -198,7 +201,7 @@ def _servers(where: Layout, stack: DevStack, port: int, processes: int) -> Proce
             host=HOST,
             port=port,
             count=processes,
-            options=("--echo",),
+            options=("--echo", "--connect-port", str(connect_port)),
         )
     finally:
         os.sched_setaffinity(0, where.rest)
