@@ -88,9 +88,12 @@ class NotReached(LedgerUnavailable):
     """No connection was to be had, or a lock not in time, which rolls back: for certain, nothing has happened."""
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def to_json(value: Any) -> str:
     """JSON text for a column of an unnested array, where a list would be taken for a further dimension."""
-    return json.dumps(value, separators=(",", ":"))
+    return _encode(value)
 
 
 async def _prepare(connection: Any) -> None:

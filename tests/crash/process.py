@@ -203,7 +203,7 @@ class Process:
             commands = build(run_id)
             sent = len(commands)
             names = {
-                str(c[1]).removeprefix("onhand_2_") if str(c[0]).startswith("FCALL") else str(c[0]) for c in commands
+                str(c[1]).removeprefix("onhand_3_") if str(c[0]).startswith("FCALL") else str(c[0]) for c in commands
             }
             if self.lost & names or "*" in self.lost:
                 is_lost = True

@@ -98,7 +98,7 @@ class Line:
 
             def seen(run_id: str) -> Sequence[Command]:
                 commands = build(run_id)
-                functions.extend(str(c[1]).removeprefix("onhand_2_") for c in commands if str(c[0]).startswith("FCALL"))
+                functions.extend(str(c[1]).removeprefix("onhand_3_") for c in commands if str(c[0]).startswith("FCALL"))
                 if "*" in self.lost or self.lost & set(functions):
                     raise Unreachable("the wire is cut")
                 return commands

@@ -97,25 +97,27 @@ class Budget:
 
     async def spend(self, call: Coroutine[Any, Any, Message]) -> Message:
         """Does the work of a call that was let in. It counts until it is over, also where nobody waits any more."""
-        began = self._enter()
+        began = self.enter()
         try:
             return await call
         finally:
-            self._leave(began)
+            self.leave(began)
 
     def follow(self, work: asyncio.Future[Any]) -> None:
         """Counts work that was let in, and goes on by itself, until it is over."""
-        began = self._enter()
-        work.add_done_callback(lambda _: self._leave(began))
+        began = self.enter()
+        work.add_done_callback(lambda _: self.leave(began))
 
-    def _enter(self) -> float:
+    def enter(self) -> float:
+        """Begins to count work that was let in; returns what `leave` is to be given."""
         began = time.monotonic()
         self._turn(began)
         self._admitted += 1
         self.running += 1
         return began
 
-    def _leave(self, began: float) -> None:
+    def leave(self, began: float) -> None:
+        """The work is over."""
         self._learn(began)
         self.running -= 1
 

@@ -102,6 +102,14 @@ class Calls:
         self._running.add(work)
         work.add_done_callback(self._ended)
 
+    async def wait_for(self, work: asyncio.Future[Message]) -> Message:
+        """Waits for work that comes to its end by itself; counts it as long."""
+        self._running.add(work)
+        try:
+            return await work
+        finally:
+            self._running.discard(work)
+
     async def accompany(self, call: Awaitable[Message]) -> Message:
         """Lets a call end where its caller goes away: a read, which nobody waits for then."""
         task = asyncio.current_task()
@@ -204,13 +212,13 @@ class Method:
 
     async def _own(self, work: asyncio.Future[Message], seconds: float) -> Message:
         """Waits for a future. What is behind it goes on by itself: it may be ended here, for nobody else waits for it."""
-        self._budget.follow(work)
-        self._calls.follow(work)
+        began = self._budget.enter()
         timer = asyncio.get_running_loop().call_later(seconds, self._expire, work)
         try:
-            return await work
+            return await self._calls.wait_for(work)
         finally:
             timer.cancel()
+            self._budget.leave(began)
 
     def _expire(self, work: asyncio.Future[Message]) -> None:
         if not work.done():

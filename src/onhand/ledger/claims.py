@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 Lines = list[tuple[str, int]]
@@ -13,8 +13,7 @@ class ClaimRefused(Exception):
     """The ledger refused a claim for certain: its epoch is not the ledger's, or it was closed. Claim anew."""
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """Units taken in the gate under an id, and the epoch that the gate had then."""
 
     location_id: str

@@ -1,4 +1,4 @@
-#!lua name=onhand_2
+#!lua name=onhand_3
 
 -- The gate: one library, one function per atomic operation. Every function is given the run id of the server that its caller
 -- is connected to (with its replication id), and uses a location's data only if it was loaded into that run: a restart or a
@@ -47,27 +47,31 @@ local function move(at, lines, sign)
   end
 end
 
--- take: ARGV run id, JSON of entries
---   { location, claim, due, is_fact, is_online, lines = [[sku, quantity, threshold], ...], frees = claim id or nil }
--- Each line of an entry must find ATP - floor >= quantity, else nothing of the entry is taken. A fact takes regardless.
--- `frees` is a claim whose units count as free here, while both are held (a change of quantity).
--- Returns JSON: for each entry { epoch } and for a fact { overdrawn = [[sku, units below zero], ...] }, or { refused =
--- [[sku, available], ...], epoch }, or { untrusted = true }, or { no_claim = true } where `frees` is not held.
+-- take: ARGV run id, JSON of entries, which are arrays as there are many of them:
+--   [ location, claim, due, kind: 'online' | 'till' | 'fact', [[sku, quantity, threshold], ...], frees: claim id or absent ]
+-- Each line of an entry must find ATP - floor >= quantity, else nothing of the entry is taken; the till is kept from no floor.
+-- A fact takes regardless. `frees` is a claim whose units count as free here, while both are held (a change of quantity).
+-- Returns JSON: for each entry the epoch where it was taken, or { epoch, overdrawn = [[sku, units below zero], ...] } for a
+-- fact that was not there, or { refused = [[sku, available], ...], epoch }, or { untrusted = true }, or { no_claim = true }
+-- where `frees` is not held.
 local function take(keys, argv)
   local run, entries, results = argv[1], cjson.decode(argv[2]), {}
-  local epochs = {}
+  local places = {}
   for n, entry in ipairs(entries) do
-    local at = location(keys, entry.location)
-    if epochs[entry.location] == nil then
-      epochs[entry.location] = usable_epoch(at, run) or false
+    local place, claim, due, kind, lines, frees = unpack(entry)
+    local at = places[place]
+    if not at then
+      at = location(keys, place)
+      at.epoch = usable_epoch(at, run)
+      places[place] = at
     end
-    local epoch = epochs[entry.location]
+    local epoch = at.epoch
     if not epoch then
       results[n] = { untrusted = true }
     else
       local freed, is_held = {}, true
-      if entry.frees then
-        local old = redis.call('HGET', at.claims, entry.frees)
+      if frees then
+        local old = redis.call('HGET', at.claims, frees)
         if old then
           for _, line in ipairs(cjson.decode(old)) do freed[line[1]] = line[2] end
         else
@@ -76,21 +80,21 @@ local function take(keys, argv)
       end
       if not is_held then
         results[n] = { no_claim = true }
-      elseif redis.call('HEXISTS', at.claims, entry.claim) == 1 then
-        results[n] = { epoch = epoch }
+      elseif redis.call('HEXISTS', at.claims, claim) == 1 then
+        results[n] = epoch
       else
         local skus = {}
-        for i, line in ipairs(entry.lines) do skus[i] = line[1] end
+        for i, line in ipairs(lines) do skus[i] = line[1] end
         local atps = redis.call('HMGET', at.stock, unpack(skus))
         local refused, overdrawn = {}, {}
-        if entry.is_fact then
-          for i, line in ipairs(entry.lines) do
+        if kind == 'fact' then
+          for i, line in ipairs(lines) do
             local after = number_of(atps[i]) - line[2]
             if after < 0 then overdrawn[#overdrawn + 1] = { line[1], exact(math.min(line[2], -after)) } end
           end
         else
-          local floors = entry.is_online and redis.call('HMGET', at.floors, unpack(skus)) or {}
-          for i, line in ipairs(entry.lines) do
+          local floors = kind == 'online' and redis.call('HMGET', at.floors, unpack(skus)) or {}
+          for i, line in ipairs(lines) do
             local room = number_of(atps[i]) + (freed[line[1]] or 0) - number_of(floors[i]) - line[3]
             if room < line[2] then refused[#refused + 1] = { line[1], exact(math.max(0, room)) } end
           end
@@ -98,11 +102,10 @@ local function take(keys, argv)
         if #refused > 0 then
           results[n] = { refused = refused, epoch = epoch }
         else
-          move(at, entry.lines, -1)
-          redis.call('HSET', at.claims, entry.claim, encode_lines(entry.lines))
-          redis.call('ZADD', at.due, exact(entry.due), entry.claim)
-          results[n] = { epoch = epoch }
-          if #overdrawn > 0 then results[n].overdrawn = overdrawn end
+          move(at, lines, -1)
+          redis.call('HSET', at.claims, claim, encode_lines(lines))
+          redis.call('ZADD', at.due, exact(due), claim)
+          results[n] = #overdrawn > 0 and { epoch = epoch, overdrawn = overdrawn } or epoch
         end
       end
     end
@@ -253,9 +256,9 @@ local function dump(keys, argv)
   }
 end
 
-redis.register_function('onhand_2_take', take)
-redis.register_function('onhand_2_drop', drop)
-redis.register_function('onhand_2_apply', apply)
-redis.register_function('onhand_2_load', load)
-redis.register_function { function_name = 'onhand_2_read', callback = read, flags = { 'no-writes' } }
-redis.register_function { function_name = 'onhand_2_dump', callback = dump, flags = { 'no-writes' } }
+redis.register_function('onhand_3_take', take)
+redis.register_function('onhand_3_drop', drop)
+redis.register_function('onhand_3_apply', apply)
+redis.register_function('onhand_3_load', load)
+redis.register_function { function_name = 'onhand_3_read', callback = read, flags = { 'no-writes' } }
+redis.register_function { function_name = 'onhand_3_dump', callback = dump, flags = { 'no-writes' } }

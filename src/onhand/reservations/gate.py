@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 from uuid import UUID
 
 from redis.exceptions import ResponseError
@@ -19,7 +19,7 @@ from onhand.crash import step
 from onhand.redis import LARGE_SECONDS_MAX, Command, GateConnections, Unreachable
 
 LIBRARY = files(__package__).joinpath("gate.lua").read_text()
-PREFIX = "onhand_2_"
+PREFIX = "onhand_3_"
 """Of the functions' names. Another meaning of an argument is another number: servers of both versions may run at once."""
 DUMP_ROWS_MAX = 500
 """Claims of a dump that are read before others get their turn of the event loop."""
@@ -27,8 +27,7 @@ DUE_PAGE = 100
 """Claims past their hint that are read from one location at once."""
 
 
-@dataclass(frozen=True)
-class Take:
+class Take(NamedTuple):
     """One claim to be made at one location. `lines` are (sku, quantity, channel threshold), a sku once."""
 
     location_id: str
@@ -45,7 +44,7 @@ class Taken:
     """The claim is held, in data of this epoch; `overdrawn` is what a fact took below zero, by sku."""
 
     epoch: int
-    overdrawn: dict[str, int] = field(default_factory=dict)
+    overdrawn: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,6 +124,9 @@ class LoadPart:
     due: str = "[]"
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _keys(location_id: str) -> tuple[str, str, str, str]:
     tag = "oh:{" + location_id + "}:"
     return tag + "stock", tag + "floors", tag + "claims", tag + "due"
@@ -134,7 +136,7 @@ def _call(
     function: str, run_id: str, location_ids: Sequence[str], argument: Any, *encoded: str, read: bool = False
 ) -> Command:
     keys = [key for location_id in location_ids for key in _keys(location_id)]
-    packed = json.dumps(argument, separators=(",", ":"))
+    packed = _encode(argument)
     return ["FCALL_RO" if read else "FCALL", PREFIX + function, len(keys), *keys, run_id, packed, *encoded]
 
 
@@ -164,20 +166,16 @@ class Gate:
     async def take(self, takes: Sequence[Take]) -> list[TakeResult]:
         """Makes claims, each whole or not at all."""
         place: dict[str, int] = {}
-        entries: list[dict[str, Any]] = []
+        entries: list[list[Any]] = []
         for t in takes:
-            entry: dict[str, Any] = {
-                "location": place.setdefault(t.location_id, len(place) + 1),
-                "claim": str(t.claim_id),
-                "due": t.due_ms,
-                "is_fact": t.is_fact,
-                "is_online": t.is_online,
-                "lines": t.lines,
-            }
+            kind = "fact" if t.is_fact else "online" if t.is_online else "till"
+            entry = [place.setdefault(t.location_id, len(place) + 1), str(t.claim_id), t.due_ms, kind, t.lines]
             if t.frees is not None:
-                entry["frees"] = str(t.frees)
+                entry.append(str(t.frees))
             entries.append(entry)
-        return [_take_result(r) for r in json.loads(await self._one("take", list(place), entries))]
+        results = json.loads(await self._one("take", list(place), entries))
+        taken = {r: Taken(r) for r in set(filter(_is_epoch, results))}
+        return [taken[r] if _is_epoch(r) else _take_result(r) for r in results]
 
     @step("gate.drop", model=("undo", "give_back", "forget"))
     async def drop(self, drops: Sequence[Drop]) -> list[int]:
@@ -301,6 +299,10 @@ class Gate:
             claims=claims,
             due_ms={UUID(claim_id): int(float(ms)) for claim_id, ms in due.items()},
         )
+
+
+def _is_epoch(result: int | dict[str, Any]) -> TypeGuard[int]:
+    return isinstance(result, int)
 
 
 def _take_result(value: dict[str, Any]) -> TakeResult:

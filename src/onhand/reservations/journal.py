@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -15,7 +14,7 @@ import asyncpg
 from onhand.crash import step
 from onhand.domain.errors import LedgerUnavailable
 from onhand.ledger.claims import Claim
-from onhand.postgres import RETRY_ERRORS, Database, to_json
+from onhand.postgres import RETRY_ERRORS, Database
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +29,8 @@ class Outcome(Enum):
     NOT_ACTIVE = "not_active"  # a change: the old reservation is not active any more
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One reservation to be journalled: its claims, one a location, and the answer that its request gets.
-
-    `replaces` is the reservation whose claims end in the same transaction (a change); its id stays.
-    """
+class Entry(NamedTuple):
+    """One reservation to be journalled: its claims, one a location, and the answer that its request gets."""
 
     request_id: str
     method: str
@@ -47,18 +42,17 @@ class Entry:
     deadline: datetime
     policy_version: int
     claims: Sequence[Claim]
-    settles: list[dict[str, Any]] = field(default_factory=list)
 
 
 # The epochs are shared until the commit: no rebuild's snapshot can lie between this check and the insert. An entry is taken
-# whole or not at all. `attempt` tells two attempts of one request apart: only the one that recorded it may insert its claims.
+# whole or not at all. `attempt` is its place in the round.
 JOURNAL = """
 WITH entry AS (
-    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::uuid[], $7::text[], $8::text[],
+    SELECT * FROM unnest($1::int8[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::uuid[], $7::text[], $8::text[],
                          $9::timestamptz[], $10::int8[])
         AS e (attempt, request_id, method, body_hash, response, reservation_id, channel, customer_id, deadline, policy)
 ), claim AS (
-    SELECT * FROM unnest($11::uuid[], $12::text[], $13::uuid[], $14::int8[], $15::text[])
+    SELECT * FROM ROWS FROM (unnest($11::int8[], $12::text[], $13::uuid[], $14::int8[]), jsonb_array_elements($15::jsonb))
         AS c (attempt, location_id, claim_id, epoch, lines)
 ), epochs AS MATERIALIZED (
     SELECT location_id, epoch FROM location_epochs
@@ -78,15 +72,16 @@ WITH entry AS (
     ON CONFLICT DO NOTHING RETURNING request_id
 ), inserted AS (
     INSERT INTO claims (location_id, claim_id, reservation_id, state, channel, customer_id, lines, deadline)
-    SELECT c.location_id, c.claim_id, e.reservation_id, 'active', e.channel, e.customer_id, c.lines::jsonb, e.deadline
+    SELECT c.location_id, c.claim_id, e.reservation_id, 'active', e.channel, e.customer_id, c.lines, e.deadline
       FROM recorded r JOIN entry e USING (request_id) JOIN claim c USING (attempt)
 )
-SELECT e.attempt,
-       CASE WHEN r.request_id IS NOT NULL THEN 'journalled'
+SELECT CASE WHEN r.request_id IS NOT NULL THEN 'journalled'
             WHEN NOT s.is_current OR s.is_closed THEN 'claim_refused'
             WHEN e.policy <> p.version THEN 'policy_changed'
             ELSE 'request_known' END AS outcome
-  FROM entry e JOIN standing s USING (attempt) LEFT JOIN recorded r USING (request_id), policy p"""
+  FROM entry e JOIN standing s USING (attempt) LEFT JOIN recorded r USING (request_id), policy p
+ ORDER BY e.attempt"""
+OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
 
 class Journal:
@@ -117,12 +112,11 @@ class Journal:
 
     @step("ledger.journal", model=("journal",))
     async def _write(self, entries: Sequence[Entry]) -> list[Outcome]:
-        attempts = [e.claims[0].claim_id for e in entries]
-        claims = [(attempt, c) for attempt, e in zip(attempts, entries, strict=True) for c in e.claims]
+        claims = [(attempt, c) for attempt, e in enumerate(entries) for c in e.claims]
         async with self._database.connection() as connection:
             rows = await connection.fetch(
                 JOURNAL,
-                attempts,
+                range(len(entries)),
                 [e.request_id for e in entries],
                 [e.method for e in entries],
                 [e.body_hash for e in entries],
@@ -136,7 +130,6 @@ class Journal:
                 [c.location_id for _, c in claims],
                 [c.claim_id for _, c in claims],
                 [c.epoch for _, c in claims],
-                [to_json(c.lines) for _, c in claims],
+                [c.lines for _, c in claims],
             )
-        outcome = {row["attempt"]: Outcome(row["outcome"]) for row in rows}
-        return [outcome[attempt] for attempt in attempts]
+        return [OUTCOMES[row[0]] for row in rows]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from onhand.clock import LedgerClock, milliseconds
@@ -88,14 +88,23 @@ class Standing:
         )
 
 
-@dataclass(frozen=True)
-class _Wanted:
+class _Wanted(NamedTuple):
     """A call to Reserve, its lines summed. `until`: when it must be answered (time.monotonic())."""
 
     request: v1.ReserveRequest
     wants: list[tuple[str, list[tuple[str, int]]]]
     channel: str
+    ttl_seconds: int
     until: float | None
+
+
+class _End:
+    """A deadline, as the ledger, the gate and the wire have it."""
+
+    def __init__(self, moment: datetime) -> None:
+        self.moment = moment
+        self.milliseconds = milliseconds(moment)
+        self.wire = timestamp(moment)
 
 
 class Reservations:
@@ -148,28 +157,26 @@ class Reservations:
         else becomes of a call (short, asked before, met by a rebuild) is found out for it alone.
         """
         wants = wants_of(request.baskets)
-        return self._rounds.enqueue(_Wanted(request, wants, channel_name(request.channel), until), until)
+        ttl_seconds = request.ttl_seconds or TTL_SECONDS_DEFAULT
+        return self._rounds.enqueue(_Wanted(request, wants, channel_name(request.channel), ttl_seconds, until), until)
 
     async def _round(
         self, wanted: Sequence[_Wanted]
     ) -> list[v1.ReserveResponse | BaseException | asyncio.Future[v1.ReserveResponse]]:
         now = self._clock.now()
-        deadlines = [now + timedelta(seconds=w.request.ttl_seconds or TTL_SECONDS_DEFAULT) for w in wanted]
         latest_ms = milliseconds(now) + HINT_SECONDS * 1000
-        baskets = [
-            (w.wants, min(milliseconds(d), latest_ms), w.channel) for w, d in zip(wanted, deadlines, strict=True)
-        ]
-        all_held = await self._claims.take_together(baskets)
-        places = [n for n, held in enumerate(all_held) if held is not None]
-        held = [h for h in all_held if h is not None]
-        answers = [_answer(wanted[n].request, wanted[n].wants, wanted[n].channel, deadlines[n]) for n in places]
-        entries = [
-            self._entry(wanted[n].request, wanted[n].channel, deadlines[n], h, answer)
-            for n, h, answer in zip(places, held, answers, strict=True)
-        ]
-        outcomes = await self._journalled_together(entries, held)
+        ends = {seconds: _End(now + timedelta(seconds=seconds)) for seconds in {w.ttl_seconds for w in wanted}}
+        baskets = [(w.wants, min(ends[w.ttl_seconds].milliseconds, latest_ms), w.channel) for w in wanted]
         results: list[Any] = [None] * len(wanted)
-        for n, answer, outcome in zip(places, answers, outcomes, strict=True):
+        entries: list[Entry] = []
+        entered: list[tuple[int, Held, v1.ReserveResponse]] = []
+        for n, held in enumerate(await self._claims.take_together(baskets)):
+            if held is not None:
+                entry, answer = self._entry(wanted[n], ends[wanted[n].ttl_seconds], held)
+                entries.append(entry)
+                entered.append((n, held, answer))
+        outcomes = await self._journalled_together(entries, [held for _, held, _ in entered])
+        for (n, _, answer), outcome in zip(entered, outcomes, strict=True):
             if outcome is Outcome.JOURNALLED:
                 results[n] = answer
             elif isinstance(outcome, BaseException):
@@ -206,7 +213,7 @@ class Reservations:
         request, wants, channel = wanted.request, wanted.wants, wanted.channel
         is_swept = False
         for _ in range(RESERVE_ATTEMPTS_MAX):
-            deadline = self._clock.now() + timedelta(seconds=request.ttl_seconds or TTL_SECONDS_DEFAULT)
+            deadline = self._clock.now() + timedelta(seconds=wanted.ttl_seconds)
             try:
                 held = await self._claims.take(wants, due=self._hint(deadline), channel=channel)
             except LocationNotFound:
@@ -226,8 +233,8 @@ class Reservations:
                 if await self._claims.was_outdated(short) or await self._is_outdated(short, channel):
                     continue
                 await self._refuse(short.shorts)
-            answer = _answer(request, wants, channel, deadline)
-            outcome = await self._journalled(self._entry(request, channel, deadline, held, answer), held)
+            entry, answer = self._entry(wanted, _End(deadline), held)
+            outcome = await self._journalled(entry, held)
             if outcome is Outcome.JOURNALLED:
                 return answer
             if outcome is Outcome.REQUEST_KNOWN:
@@ -245,21 +252,32 @@ class Reservations:
         """When the sweeper looks at a new claim; if it was journalled by then, it looks again at the deadline."""
         return min(deadline, self._clock.now() + timedelta(seconds=HINT_SECONDS))
 
-    def _entry(
-        self, request: v1.ReserveRequest, channel: str, deadline: datetime, held: Held, answer: v1.ReserveResponse
-    ) -> Entry:
-        return Entry(
-            request_id=request.request_id,
-            method="ReserveRequest",
-            body_hash=body_hash(request),
-            response=answer.SerializeToString(),
-            reservation_id=UUID(answer.reservation.reservation_id),
-            channel=channel,
+    @staticmethod
+    def _entry(wanted: _Wanted, end: _End, held: Held) -> tuple[Entry, v1.ReserveResponse]:
+        """What is journalled of a reservation, and what its caller is told."""
+        request, reservation_id = wanted.request, new_id()
+        reservation = v1.Reservation(
+            reservation_id=str(reservation_id),
+            state=v1.RESERVATION_STATE_ACTIVE,
+            baskets=_baskets(wanted.wants),
+            channel=request.channel,
             customer_id=request.customer_id,
-            deadline=deadline,
-            policy_version=held.policy_version,
-            claims=held.claims,
+            expire_time=end.wire,
         )
+        answer = v1.ReserveResponse(reservation=reservation)
+        entry = Entry(
+            request.request_id,
+            "ReserveRequest",
+            body_hash(request),
+            answer.SerializeToString(),
+            reservation_id,
+            wanted.channel,
+            request.customer_id,
+            end.moment,
+            held.policy_version,
+            held.claims,
+        )
+        return entry, answer
 
     async def _journalled(self, entry: Entry, held: Held) -> Outcome:
         try:
@@ -410,9 +428,11 @@ def wants_of(baskets: Sequence[v1.LocationBasket]) -> list[tuple[str, list[tuple
     return sorted(wants.items())
 
 
-def _answer(request: v1.ReserveRequest, wants: Wants, channel: str, deadline: datetime) -> v1.ReserveResponse:
-    message = _reservation(new_id(), "active", channel, request.customer_id, deadline, wants, None)
-    return v1.ReserveResponse(reservation=message)
+def _baskets(wants: Wants) -> Iterator[v1.LocationBasket]:
+    for location_id, lines in wants:
+        yield v1.LocationBasket(
+            location_id=location_id, lines=[types_pb2.BasketLine(sku=s, quantity=q) for s, q in lines]
+        )
 
 
 def _standing(reservation_id: UUID, rows: Sequence[Any]) -> Standing:
@@ -443,12 +463,7 @@ def _reservation(
     return v1.Reservation(
         reservation_id=str(reservation_id),
         state=STATES[state],
-        baskets=[
-            v1.LocationBasket(
-                location_id=location_id, lines=[types_pb2.BasketLine(sku=s, quantity=q) for s, q in lines]
-            )
-            for location_id, lines in wants
-        ],
+        baskets=_baskets(wants),
         channel=channel_value(channel),
         customer_id=customer_id,
         expire_time=timestamp(deadline),
