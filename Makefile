@@ -19,7 +19,7 @@ QUIET  = sh -c 'mkdir -p build && "$$@" > build/lint.log 2>&1 || { cat build/lin
 
 MODEL ?= full
 
-.PHONY: run test model test-redis7 test-tcp soak lint lint-protos protos lock clean
+.PHONY: run test model test-redis7 test-tcp test-connect soak lint lint-protos protos lock clean
 .DELETE_ON_ERROR:
 
 run: $(INSTALLED) $(GENERATED)
@@ -38,6 +38,12 @@ test-redis7: $(INSTALLED) $(GENERATED)
 
 test-tcp: $(INSTALLED) $(GENERATED)
 	@ONHAND_TEST_POSTGRES=tcp $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+
+# Connect, called by the clients of its authors: needs Node 20 and npm, which fetches four packages once.
+CONNECT_NODE := tests/edge/connect-node
+test-connect: $(INSTALLED) $(GENERATED)
+	@npm ci --prefix $(CONNECT_NODE) --silent --no-audit --no-fund
+	@$(BIN)/pytest $(CONNECT_NODE)/check_connect_node.py $(ARGS)
 
 # Brutal runs one after another until one breaks a promise: make soak SEEDS=1-10 SECONDS=120 MINUTES=60 ARGS='--redis-server redis-server'
 SEEDS   ?= 1-

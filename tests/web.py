@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import site
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
 
+import grpc_tools
 from google.protobuf.message import Message
 from google.rpc import status_pb2
+from grpc_tools import protoc
 
 from api import Api
 from onhand.dev.process import free_port
@@ -21,6 +25,7 @@ from onhand.edge.server import Server
 
 Response = TypeVar("Response", bound=Message)
 
+ROOT = Path(__file__).parents[1]
 PROTO, JSON = "application/proto", "application/json"
 INVENTORY = "/onhand.v1.InventoryService/"
 SECONDS_MAX = 30.0
@@ -123,6 +128,16 @@ async def read_reply(reader: asyncio.StreamReader, *, has_body: bool = True) -> 
     }
     length = int(values.get("content-length", "0"))
     return Reply(int(head[0].split()[1]), values, await reader.readexactly(length) if has_body else b"")
+
+
+def schema(folder: Path) -> Path:
+    """Everything that the protos declare, as clients of any language know it: a FileDescriptorSet."""
+    image = folder / "onhand.binpb"
+    protos = sorted((ROOT / "protos" / "onhand" / "v1").glob("*.proto"))
+    includes = [ROOT / "protos", Path(grpc_tools.__file__).parent / "_proto", site.getsitepackages()[0]]
+    named = [*map(str, protos), "google/rpc/error_details.proto"]
+    assert protoc.main(["protoc", *(f"-I{path}" for path in includes), "--include_imports", f"-o{image}", *named]) == 0
+    return image
 
 
 @asynccontextmanager
