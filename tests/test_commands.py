@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import re
@@ -24,10 +25,11 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from api import BREAD, MILK, NORTH, Api, opened, serving
+from api import BREAD, MILK, NORTH, Api, lines, opened, request_id, serving
 from onhand import serve
 from onhand.dev.process import free_port
 from onhand.dev.valkey import EmbeddedValkey
+from onhand.v1 import inventory_pb2
 
 COMMAND = [sys.executable, "-m", "onhand.cli"]
 # The same command with little patience, or with much.
@@ -172,6 +174,54 @@ async def test_several_processes_share_a_port_are_replaced_and_end_together(
     assert not is_listening(port)
 
 
+def is_healthy(port: int) -> bool:
+    """Whether Connect serves there, on a new connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS_MAX)
+    try:
+        connection.request("GET", "/healthz")
+        answer = connection.getresponse()
+        return (answer.status, answer.read()) == (200, b"SERVING\n")
+    finally:
+        connection.close()
+
+
+async def test_connect_is_served_beside_grpc_by_each_process_and_drained_with_it(
+    database_dsn: str, redis_url: str, run: Callable[..., Running]
+) -> None:
+    async with opened(database_dsn, redis_url) as api:
+        addresses = ("--postgres", database_dsn, "--redis", redis_url)
+        server = run(
+            "serve", "--processes", "2", "--port", "0", "--host", "localhost", "--connect-port", "0", *addresses
+        )
+        await asyncio.to_thread(server.until, lambda: server.text.count("serving on") == 2, "two servers")
+        ports = set(re.findall(r"serving Connect on localhost:(\d+)", server.text))
+        assert len(ports) == 1
+        port = int(ports.pop())
+        assert all([await asyncio.to_thread(is_healthy, port) for _ in range(10)])
+
+        # A call that is under way when its process is told to stop is answered.
+        receipt = inventory_pb2.ReceiveStockRequest(
+            request_id=request_id(), location_id=NORTH, lines=lines({MILK: 5})
+        ).SerializeToString()
+
+        def receive() -> int:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS_MAX)
+            headers = {"content-type": "application/proto"}
+            connection.request("POST", "/onhand.v1.InventoryService/ReceiveStock", receipt, headers)
+            return connection.getresponse().status
+
+        async with api.locked("SELECT FROM stock_levels WHERE location_id = $1 AND sku = $2", NORTH, MILK):
+            begun = asyncio.create_task(asyncio.to_thread(receive))
+            await api.until_waiting(1)
+            server.process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(server.until, lambda: server.text.count("draining") == 2, "two draining servers")
+        assert await begun == 200
+        assert await asyncio.to_thread(server.process.wait, SECONDS_MAX) == 0
+        assert "Traceback" not in server.text
+        assert not is_listening(port)
+        assert await api.level(NORTH, MILK) == (15, 0, 0, 0)
+
+
 async def test_a_killed_parent_leaves_no_servers_behind(
     database_dsn: str, redis_url: str, run: Callable[..., Running]
 ) -> None:
@@ -278,6 +328,7 @@ def test_what_serve_cannot_work_with_is_said_at_once(
             "no addresses": (run("serve", "--port", "0"), "onhand dev"),
             "taken": (run("serve", "--port", port, *both), f"127.0.0.1:{port}"),
             "taken by two": (run("serve", "--port", port, "--processes", "2", *both), f"127.0.0.1:{port}"),
+            "taken beside it": (run("serve", "--port", "0", "--connect-port", port, *both), "another --connect-port"),
             "taken from dev": (run("dev", "--port", port), f"127.0.0.1:{port}"),
             "no such host": (run("serve", "--port", "0", "--host", "192.0.2.1", *both), "--host"),
             "nothing to migrate": (run("migrate", "--postgres", deaf), deaf.rpartition("@")[2].partition("/")[0]),
@@ -312,6 +363,8 @@ def test_dev_told_to_stop_while_it_loads_its_data_leaves_nothing_behind(
     server.until_said("loading sample data")
     stack = server.children()
     assert len(stack) == 2
+    written = json.loads((scratch_dir / "data" / "dev.json").read_text())
+    assert all(re.fullmatch(r"127\.0\.0\.1:\d+", written[edge]) for edge in ("server", "connect"))
 
     assert server.end() != -signal.SIGTERM
 

@@ -100,4 +100,6 @@ class HttpServer:
 
 
 def _ip(host: str, port: int) -> str:
-    return str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+    """As gRPC's port was reserved: Granian takes no names."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return str(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0][4][0])
