@@ -19,7 +19,7 @@ QUIET  = sh -c 'mkdir -p build && "$$@" > build/lint.log 2>&1 || { cat build/lin
 
 MODEL ?= full
 
-.PHONY: run test model test-redis7 test-tcp test-connect soak lint lint-protos protos lock clean
+.PHONY: run test model bench test-redis7 test-tcp test-connect soak lint lint-protos protos lock clean
 .DELETE_ON_ERROR:
 
 run: $(INSTALLED) $(GENERATED)
@@ -31,6 +31,13 @@ test: $(INSTALLED) $(GENERATED)
 # Every interleaving of the protocol, larger than `make test` has it. MODEL=deep: larger still. MODEL=<a name>: the way there.
 model: $(INSTALLED)
 	@$(BIN)/python -m model "$(MODEL)"
+
+# Some four minutes; a quarter of an hour more with ARGS=--growth. What is written is docs/performance-notes.md's too.
+bench: $(INSTALLED) $(GENERATED)
+	@mkdir -p build
+	@$(BIN)/onhand bench --json $(ARGS) > build/bench.json
+	@$(BIN)/python -m onhand.bench.report build/bench.json docs/performance-notes.md > build/performance.md
+	@mv build/performance.md docs/performance.md
 
 # The same suite on the oldest gate that is supported, and over TCP with TLS as production has it.
 test-redis7: $(INSTALLED) $(GENERATED)

@@ -222,6 +222,7 @@ class Baselines:
 
 def _baseline_process(pipe: Pipe, cpus: set[int], postgres_dsn: str, redis_url: str, shop: Shop) -> None:
     os.sched_setaffinity(0, cpus)
+    gc.freeze()  # what was imported is not looked at again
     baselines = Baselines(postgres_dsn, redis_url, shop)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         while (order := pipe.recv()) is not None:

@@ -348,6 +348,7 @@ def refuse_refusals(tally: Tally, what: str) -> None:
 
 def _client_process(pipe: Pipe, cpus: set[int]) -> None:
     os.sched_setaffinity(0, cpus)
+    gc.freeze()  # what was imported is not looked at again
     client = Client()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         while (order := pipe.recv()) is not None:

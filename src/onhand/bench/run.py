@@ -19,6 +19,8 @@ from onhand.verify import verify
 
 WARM_SECONDS = 1.0
 """How long each figure is called before the first alternation, at most."""
+WARM_FROM_SECONDS = 0.5
+"""Shorter measurements only show that all works, and nothing is warmed up for them."""
 ECHO_SHARE = 0.6
 """How long the echo is measured, of a figure's time: it is calls of one kind that cost nothing else, and vary less."""
 ECHO_IN_FLIGHT_MIN = 64
@@ -209,12 +211,13 @@ def alternate(
     """Each figure beside its echo, in turn; every second time the other way round, so that neither always comes first."""
     series = [Series(figure, in_flight) for figure, in_flight in measurements]
     figures = {each.figure.name: each for each in series}  # each at its last number of calls in flight
-    for n, each in enumerate(figures.values()):
-        show("warm up", n, len(figures))
+    warmed = list(figures.values()) if seconds >= WARM_FROM_SECONDS else []
+    for n, each in enumerate(warmed):
+        show("warm up", n, len(warmed))
         warm = min(WARM_SECONDS, seconds)
         bench.echo(each.figure, each.in_flight, ECHO_SHARE * warm)
         bench.sample(each.figure, each.in_flight, warm)
-    show("warm up", len(figures), len(figures))
+    show("warm up", len(warmed), len(warmed))
     total, done = alternations * len(series), 0
     for alternation in range(alternations):
         for each in series:

@@ -89,7 +89,7 @@ class Stage:
         return {pid: cpu for root in pids for pid, cpu in _clocks(root)}
 
     def memory_mb(self) -> dict[str, float]:
-        """What each has to itself (USS), of all its processes; shared_buffers count once."""
+        """Megabytes that each has to itself (USS), of all its processes together."""
         return {name: round(sum(map(_memory_mb, roots)), 1) for name, roots in self.roots.items()}
 
     def machine(self) -> dict[str, Any]:
@@ -116,25 +116,28 @@ def used(before: Mapping[str, Mapping[int, float]], after: Mapping[str, Mapping[
     }
 
 
-def _family(root: int) -> list[psutil.Process]:
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(root)
-        return [process, *process.children(recursive=True)]
-    return []
+def _family(root: int) -> list[int]:
+    """A process and all below it, as far as they live."""
+    found = [root]
+    for pid in found:  # grows meanwhile
+        with suppress(OSError):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+    return found
 
 
 def _clocks(root: int) -> Iterator[tuple[int, float]]:
-    for process in _family(root):
+    for pid in _family(root):
         with suppress(OSError):
             # The clock of another process with all its threads, to the nanosecond (clock_getcpuclockid(3)).
-            yield process.pid, time.clock_gettime(~process.pid << 3 | 2)
+            yield pid, time.clock_gettime(~pid << 3 | 2)
 
 
 def _memory_mb(root: int) -> float:
     total = 0
-    for process in _family(root):
+    for pid in _family(root):
         with suppress(psutil.NoSuchProcess):
-            total += process.memory_full_info().uss
+            total += psutil.Process(pid).memory_full_info().uss
     return total / 1e6
 
 

@@ -29,12 +29,15 @@ TABLE_BYTES = 4096
 """What a server keeps of headers before it says otherwise (RFC 9113, 6.5.2)."""
 ENTRY_BYTES = 32
 """What an entry costs of that beside its text (RFC 7541, 4.1)."""
+RETURNED_MAX = 10_000
+"""Calls of a connection that are made again because the server had no room for them, after which they count as refused."""
 HELLO_SECONDS_MAX = 10.0
 """How long a server may take to say its SETTINGS."""
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 SETTING_TABLE, SETTING_PUSH, SETTING_STREAMS, SETTING_WINDOW, SETTING_FRAME = 1, 2, 3, 4, 5
+REFUSED_STREAM = 7
 STATUS_200 = 0x88
 """The first byte of a header block that begins with `:status: 200` (RFC 7541, appendix A, entry 8)."""
 
@@ -150,7 +153,8 @@ class Connection(asyncio.Protocol):
         self._outgoing: dict[int, _Outgoing] = {}
         self._queued: deque[tuple[bytes, float]] = deque()
         # what is under way
-        self._tokens: dict[int, float] = {}
+        self._asked: dict[int, tuple[bytes, float]] = {}
+        self._returned = 0
         self._bodies: dict[int, bytes] = {}
         self._heard: dict[int, Callable[[bytes | None], None]] = {}
         self._unread: dict[int, bytearray] = {}
@@ -172,11 +176,11 @@ class Connection(asyncio.Protocol):
         """Begins a unary call; `answered` is given the token with what became of it. Raises ConnectionEnded."""
         if self._is_going:
             raise ConnectionEnded("the server takes no more calls on this connection")
-        if len(self._tokens) >= self._streams_max:
+        if len(self._asked) >= self._streams_max:
             self._queued.append((body, token))
             return
         stream, size = self._next, len(body)
-        self._tokens[stream] = token
+        self._asked[stream] = (body, token)
         sent = size + 5 if self._head.is_grpc else size
         if stream == 1 or sent > self._frame_max or sent > self._window or sent > self._window_of_new or self._outgoing:
             self._open(stream)
@@ -369,11 +373,11 @@ class Connection(asyncio.Protocol):
     def _settle(self, stream: int, message: bytes | None) -> None:
         if self._outgoing:
             self._outgoing.pop(stream, None)
-        token = self._tokens.pop(stream, None)
-        if self._queued and len(self._tokens) < self._streams_max:
+        asked = self._asked.pop(stream, None)
+        if self._queued and len(self._asked) < self._streams_max:
             self.call(*self._queued.popleft())
-        if token is not None:
-            self.answered(token, message)
+        if asked is not None:
+            self.answered(asked[1], message)
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == WINDOW_UPDATE:
@@ -390,14 +394,26 @@ class Connection(asyncio.Protocol):
             if not self.ready.done():
                 self.ready.set_result(None)
         elif kind == RST_STREAM:
-            self.refusal = b"RST_STREAM " + payload
-            self._bodies.pop(stream, None)
-            if stream in self._heard:
-                self._end(stream)
-            else:
-                self._settle(stream, None)
+            self._reset(stream, payload)
         elif kind == GOAWAY:
             self._is_going = True
+
+    def _reset(self, stream: int, payload: bytes) -> None:
+        self._bodies.pop(stream, None)
+        asked = self._asked.get(stream)
+        if LONG.unpack(payload)[0] == REFUSED_STREAM and asked is not None and self._returned < RETURNED_MAX:
+            # Untouched (RFC 9113, 8.7): the server counts a call that has just ended as under way. Later, then.
+            self._returned += 1
+            del self._asked[stream]
+            self._queued.append(asked)
+            if not self._asked:
+                self.call(*self._queued.popleft())
+            return
+        self.refusal = b"RST_STREAM " + payload
+        if stream in self._heard:
+            self._end(stream)
+        else:
+            self._settle(stream, None)
 
     def _settings(self, settings: Sequence[tuple[int, int]]) -> None:
         for name, value in settings:
