@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 from uuid import UUID
 
 import asyncpg
@@ -19,6 +19,7 @@ from onhand.domain import cart as rules
 from onhand.domain import money
 from onhand.domain.cart import MAX_QUANTITY, CartLine, UnitPrice
 from onhand.domain.errors import (
+    AmountTooLarge,
     CartEmpty,
     CartExists,
     CartNotFound,
@@ -54,6 +55,9 @@ SELECT c.cart_id, c.customer_id, c.channel, c.currency, c.state, c.order_id, c.m
   FROM carts c LEFT JOIN cart_lines l USING (cart_id) LEFT JOIN products p USING (sku)
   LEFT JOIN prices r ON r.sku = l.sku AND r.currency = c.currency"""
 VIEW_CART = f"{_VIEW} WHERE c.cart_id = $1 ORDER BY l.added_time, l.sku"
+VIEW_OPEN_CARTS = (
+    f"{_VIEW} WHERE c.cart_id = ANY ($1::uuid[]) AND c.state = 'OPEN' ORDER BY c.cart_id, l.added_time, l.sku"
+)
 VIEW_CUSTOMER_CART = f"{_VIEW} WHERE c.customer_id = $1 AND c.state = 'OPEN' ORDER BY l.added_time, l.sku"
 LIST_CARTS = """
 SELECT cart_id, channel, currency, state, order_id, merged_into, created_time, updated_time,
@@ -104,6 +108,10 @@ class CartForOrder:
     currency: str
     lines: tuple[CartLine, ...]
     total_minor: int
+
+
+OpenCart = tuple[CartForOrder, int]
+"""With its version."""
 
 
 class Carts:
@@ -242,6 +250,30 @@ async def read_cart_for_order(connection: Connection, cart_id: UUID) -> CartForO
     if unpriced := rules.unpriced(lines):
         raise PriceNotFound(unpriced[0], row["currency"])
     return CartForOrder(cart_id, row["customer_id"], row["channel"], row["currency"], tuple(lines), rules.total(lines))
+
+
+async def read_open_carts(connection: Connection, cart_ids: Sequence[UUID]) -> dict[UUID, OpenCart]:
+    """Carts as `read_cart_for_order` reads them, but not locked: the version tells whether one is still the same.
+
+    Those that it would refuse are absent.
+    """
+    of_cart: dict[UUID, list[Any]] = {}
+    for row in await connection.fetch(VIEW_OPEN_CARTS, cart_ids):
+        of_cart.setdefault(row["cart_id"], []).append(row)
+    found: dict[UUID, OpenCart] = {}
+    for cart_id, rows in of_cart.items():
+        first, lines = rows[0], _lines(rows)
+        if not lines or rules.unpriced(lines):
+            continue
+        try:
+            total_minor = rules.total(lines)
+        except AmountTooLarge:
+            continue
+        cart = CartForOrder(
+            cart_id, first["customer_id"], first["channel"], first["currency"], tuple(lines), total_minor
+        )
+        found[cart_id] = cart, first["version"]
+    return found
 
 
 async def mark_ordered(connection: Connection, cart_id: UUID, order_id: UUID) -> None:

@@ -84,21 +84,19 @@ async def test_an_ordinary_sale_breaks_nothing_and_asks_nothing(shop: Shop) -> N
             connections.append(connection)
             connection.add_query_logger(lambda query: statements.append(query.query))
 
-    original = shop.database.transaction
+    original = shop.database.connection
 
     @asynccontextmanager
-    async def listened(**options: Any) -> AsyncIterator[Any]:
-        async with original(**options) as connection:
+    async def listened() -> AsyncIterator[Any]:
+        async with original() as connection:
             await listen(connection)
             yield connection
 
-    shop.database.transaction = listened  # type: ignore[method-assign, assignment]
+    shop.database.connection = listened  # type: ignore[method-assign]
     await shop.sell(NORTH, {MILK: 6}, 1194)
-    shop.database.transaction = original  # type: ignore[method-assign]
-    assert statements
-    # One statement looks at shortfalls: the one that reads the order for the answer.
-    assert len([s for s in statements if "shortfalls" in s]) == 1
-    assert not [s for s in statements if "shortages" in s or "overdrawn_time =" in s or "AND c.deadline > now()" in s]
+    shop.database.connection = original  # type: ignore[method-assign]
+    assert [s for s in statements if "INSERT INTO orders" in s]
+    assert not [s for s in statements if "shortfalls" in s or "shortages" in s or "overdrawn_time =" in s]
     assert await shorts(shop, order) == []
     assert await open_at(shop) == []
 

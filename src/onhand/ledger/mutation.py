@@ -74,10 +74,10 @@ class Ledger:
             except RETRY_ERRORS as error:
                 if attempt == TRANSACTION_ATTEMPTS_MAX - 1:
                     raise LedgerUnavailable(f"rolled back again and again: {error}"[:200]) from error
-        await self._follow(settlements)
+        await self.follow(settlements)
         return response
 
-    async def _follow(self, settlements: Sequence[Settlement]) -> None:
+    async def follow(self, settlements: Sequence[Settlement]) -> None:
         """What must follow a commit. Whatever fails in it, the mutation has had its effect: that is no refusal."""
         if not settlements:
             return
@@ -109,7 +109,7 @@ class Ledger:
         if row is None:
             return None
         response, settlements = first_answer(request, body_hash(request), row, response_type)
-        await self._follow(settlements)
+        await self.follow(settlements)
         return response
 
     @step("ledger.find_answer", model=("look_up",))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from onhand.ledger.mutation import Ledger
-from onhand.orders import cancel, fulfil, place, queries, returns, sell, shortfalls
+from onhand.orders import cancel, fulfil, queries, returns, shortfalls
+from onhand.orders.placing import Placing
+from onhand.orders.selling import Selling
 from onhand.reservations.decrease import Decreases
 
 
@@ -13,8 +15,8 @@ class Orders:
     """OrderService: a handler for each rpc, of its name."""
 
     def __init__(self, ledger: Ledger, decreases: Decreases) -> None:
-        self.place_order = partial(place.place_order, ledger)
-        self.sell = partial(sell.sell, ledger, decreases)
+        self.place_order = Placing(ledger).place_order
+        self.sell = Selling(ledger, decreases).sell
         self.get_order = partial(queries.get_order, ledger)
         self.list_orders = partial(queries.list_orders, ledger)
         self.cancel_order_lines = partial(cancel.cancel_order_lines, ledger)

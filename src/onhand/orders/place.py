@@ -1,4 +1,4 @@
-"""PlaceOrder: a reservation becomes an order, in one ledger transaction.
+"""PlaceOrder: a reservation becomes an order, in one ledger transaction: its own, or that of a round (`placing`).
 
 The payment saga will stand around `_place`: store the order PENDING and extend its reservation; authorize outside any
 transaction, with the order id as idempotency key; then this transaction. Until then the caller hands in what it authorized.
@@ -6,7 +6,9 @@ transaction, with the order id as idempotency key; then this transaction. Until 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from google.protobuf.json_format import MessageToDict
@@ -14,7 +16,7 @@ from google.protobuf.json_format import MessageToDict
 from onhand import carts, catalog
 from onhand.caller import Caller
 from onhand.domain import money
-from onhand.domain.cart import CartLine
+from onhand.domain.cart import CartLine, UnitPrice
 from onhand.domain.errors import (
     CartChanged,
     CartOfAnotherCustomer,
@@ -41,9 +43,23 @@ from onhand.orders.store import NewFulfillment, NewLine, NewOrder
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import money_from_wire
 
+REASON = "ORDER_PLACED"
+"""Of the movements that promise units to an order."""
 
-async def place_order(ledger: Ledger, request: pb.PlaceOrderRequest, caller: Caller) -> pb.PlaceOrderResponse:
-    """OrderService.PlaceOrder."""
+
+@dataclass(frozen=True)
+class Checkout:
+    """What a request asks for, as far as it can be read without the ledger."""
+
+    request: pb.PlaceOrderRequest
+    actor: str
+    reservation_id: UUID
+    cart_id: UUID | None
+    choices: dict[str, FulfillmentKind]
+
+
+def checkout(request: pb.PlaceOrderRequest, caller: Caller) -> Checkout:
+    """Raises `InvalidRequest`, `CurrencyUnknown`."""
     reservation_id = parse_id("reservation_id", request.reservation_id)
     cart_id = parse_id("cart_id", request.cart_id) if request.cart_id else None
     choices = _choices(request)
@@ -51,48 +67,81 @@ async def place_order(ledger: Ledger, request: pb.PlaceOrderRequest, caller: Cal
         raise invalid("currency_code", "must be given where there is no cart")
     if request.currency_code:
         money.exponent(request.currency_code)
+    return Checkout(request, caller.actor, reservation_id, cart_id, choices)
+
+
+async def place_alone(ledger: Ledger, wanted: Checkout) -> pb.PlaceOrderResponse:
+    """Places an order in a transaction of its own, and says why it is refused."""
 
     async def work(tx: Transaction) -> pb.PlaceOrderResponse:
-        return await _place(tx, request, caller, reservation_id, cart_id, choices)
+        return await _place(tx, wanted)
 
-    return await ledger.mutate(request, pb.PlaceOrderResponse, work)
+    return await ledger.mutate(wanted.request, pb.PlaceOrderResponse, work)
 
 
-async def _place(
-    tx: Transaction,
-    request: pb.PlaceOrderRequest,
-    caller: Caller,
-    reservation_id: UUID,
-    cart_id: UUID | None,
-    choices: dict[str, FulfillmentKind],
-) -> pb.PlaceOrderResponse:
+async def _place(tx: Transaction, wanted: Checkout) -> pb.PlaceOrderResponse:
     order_id = new_id()
-    claims = await tx.confirm_reservation(reservation_id, order_id)
-    _check_choices(reservation_id, claims, choices)
-    reserved = dict(sum_lines(line for claim in claims for line in claim.lines))
-    customer_id = request.customer_id or claims[0].customer_id
-    if claims[0].customer_id not in ("", customer_id):
-        raise ReservationOfAnotherCustomer(str(reservation_id))
-
-    if cart_id is None:
-        currency = request.currency_code
-        priced = await _priced(tx, currency, reserved)
+    claims = await tx.confirm_reservation(wanted.reservation_id, order_id)
+    check_reservation(wanted, claims)
+    if wanted.cart_id is None:
+        cart = None
+        prices = await catalog.read_prices(tx.connection, wanted.request.currency_code, _reserved(claims))
     else:
-        cart = await carts.read_cart_for_order(tx.connection, cart_id)
+        cart, prices = await carts.read_cart_for_order(tx.connection, wanted.cart_id), {}
+    order, pickup_codes = new_order(wanted, order_id, claims, cart, prices)
+    if refused := await store.not_offered(tx.connection, wanted.choices.items()):
+        raise FulfillmentNotOffered(*refused)
+    await store.insert_order(tx.connection, order)
+    if wanted.cart_id is not None:
+        await carts.mark_ordered(tx.connection, wanted.cart_id, order_id)
+    for event in events_of(order):
+        tx.emit(*event)
+    placed = await read_order(tx.connection, order_id)
+    # Last, for the levels of a hot sku are locked from here to the commit.
+    await _allocate(tx, claims, f"order/{order_id}", wanted.actor)
+    return pb.PlaceOrderResponse(order=placed, pickup_codes=pickup_codes)
+
+
+def check_reservation(wanted: Checkout, claims: Sequence[ConfirmedClaim]) -> None:
+    """Raises `FulfillmentChoiceMismatch`, `ReservationOfAnotherCustomer`."""
+    reserved = sorted(claim.location_id for claim in claims)
+    if reserved != sorted(wanted.choices):
+        raise FulfillmentChoiceMismatch(
+            str(wanted.reservation_id), ", ".join(reserved), ", ".join(sorted(wanted.choices))
+        )
+    if claims[0].customer_id and wanted.request.customer_id not in ("", claims[0].customer_id):
+        raise ReservationOfAnotherCustomer(str(wanted.reservation_id))
+
+
+def new_order(
+    wanted: Checkout,
+    order_id: UUID,
+    claims: Sequence[ConfirmedClaim],
+    cart: carts.CartForOrder | None,
+    prices: Mapping[str, UnitPrice],
+) -> tuple[NewOrder, list[pb.PickupCode]]:
+    """The order that a reservation, checked before, becomes; `prices` are used where there is no cart.
+
+    Raises `CartOfAnotherCustomer`, `CurrencyMismatch`, `CartChanged`, `PriceNotFound`, `TotalChanged`, `TendersMismatch`.
+    """
+    request, reserved = wanted.request, _reserved(claims)
+    customer_id = request.customer_id or claims[0].customer_id
+    priced: Sequence[CartLine]
+    if cart is None:
+        currency = request.currency_code
+        priced = [CartLine(sku, quantity, prices.get(sku)) for sku, quantity in reserved.items()]
+    else:
         customer_id = customer_id or cart.customer_id
         if cart.customer_id not in ("", customer_id):
-            raise CartOfAnotherCustomer(str(cart_id))
+            raise CartOfAnotherCustomer(str(cart.cart_id))
         if request.currency_code not in ("", cart.currency):
             raise CurrencyMismatch(cart.currency, request.currency_code)
         _check_cart(cart, reserved)
-        currency, priced = cart.currency, list(cart.lines)
+        currency, priced = cart.currency, cart.lines
     lines = [_line(number, line, currency) for number, line in enumerate(priced, start=1)]
     total_minor = money.checked(sum(line.total_minor for line in lines))
     _check_total(request, total_minor, currency)
     tenders = payments.tenders(request.tenders, currency, total_minor)
-
-    if refused := await store.not_offered(tx.connection, choices.items()):
-        raise FulfillmentNotOffered(*refused)
     number_of = {line.sku: line.line_number for line in lines}
     pickup_codes: list[pb.PickupCode] = []
     order = NewOrder(
@@ -103,23 +152,22 @@ async def _place(
         currency=currency,
         state=OrderState.OPEN,
         lines=lines,
-        fulfillments=[_fulfillment(claim, choices[claim.location_id], number_of, pickup_codes) for claim in claims],
+        fulfillments=[
+            _fulfillment(claim, wanted.choices[claim.location_id], number_of, pickup_codes) for claim in claims
+        ],
         tenders=tenders,
-        actor=caller.actor,
-        cart_id=cart_id,
-        reservation_id=reservation_id,
+        actor=wanted.actor,
+        cart_id=wanted.cart_id,
+        reservation_id=wanted.reservation_id,
         ship_to=MessageToDict(request.ship_to, preserving_proto_field_name=True)
         if request.HasField("ship_to")
         else None,
     )
-    await store.insert_order(tx.connection, order)
-    if cart_id is not None:
-        await carts.mark_ordered(tx.connection, cart_id, order_id)
-    _emit(tx, order)
-    placed = await read_order(tx.connection, order_id)
-    # Last, for the levels of a hot sku are locked from here to the commit.
-    await _allocate(tx, claims, f"order/{order_id}", caller)
-    return pb.PlaceOrderResponse(order=placed, pickup_codes=pickup_codes)
+    return order, pickup_codes
+
+
+def _reserved(claims: Iterable[ConfirmedClaim]) -> dict[str, int]:
+    return dict(sum_lines(line for claim in claims for line in claim.lines))
 
 
 def _choices(request: pb.PlaceOrderRequest) -> dict[str, FulfillmentKind]:
@@ -134,12 +182,6 @@ def _choices(request: pb.PlaceOrderRequest) -> dict[str, FulfillmentKind]:
     if FulfillmentKind.SHIP in choices.values() and not request.HasField("ship_to"):
         raise invalid("ship_to", "must be given where anything is shipped")
     return choices
-
-
-def _check_choices(reservation_id: UUID, claims: Sequence[ConfirmedClaim], choices: dict[str, FulfillmentKind]) -> None:
-    reserved = sorted(claim.location_id for claim in claims)
-    if reserved != sorted(choices):
-        raise FulfillmentChoiceMismatch(str(reservation_id), ", ".join(reserved), ", ".join(sorted(choices)))
 
 
 def _check_cart(cart: carts.CartForOrder, reserved: dict[str, int]) -> None:
@@ -159,11 +201,6 @@ def _check_total(request: pb.PlaceOrderRequest, total_minor: int, currency: str)
         raise TotalChanged(expected_minor, total_minor, currency)
 
 
-async def _priced(tx: Transaction, currency: str, reserved: dict[str, int]) -> list[CartLine]:
-    prices = await catalog.read_prices(tx.connection, currency, reserved)
-    return [CartLine(sku, quantity, prices.get(sku)) for sku, quantity in reserved.items()]
-
-
 def _line(number: int, line: CartLine, currency: str) -> NewLine:
     if line.price is None or line.total_minor is None:
         raise PriceNotFound(line.sku, currency)
@@ -172,7 +209,7 @@ def _line(number: int, line: CartLine, currency: str) -> NewLine:
     )
 
 
-async def _allocate(tx: Transaction, claims: Sequence[ConfirmedClaim], document: str, caller: Caller) -> None:
+async def _allocate(tx: Transaction, claims: Sequence[ConfirmedClaim], document: str, actor: str) -> None:
     """Promises the claimed units. Goods in a customer's hand may have gone first: then nothing is ordered.
 
     Where they did, older reservations have what is left before this one.
@@ -201,10 +238,10 @@ async def _allocate(tx: Transaction, claims: Sequence[ConfirmedClaim], document:
                 quantity,
                 Bucket.AVAILABLE,
                 Bucket.ALLOCATED,
-                "ORDER_PLACED",
+                REASON,
                 document,
                 claim.channel,
-                caller.actor,
+                actor,
             )
             for claim, sku, quantity in units
         ]
@@ -228,30 +265,37 @@ def _fulfillment(
     return NewFulfillment(fulfillment_order_id, claim.location_id, kind, INITIAL[kind], parts, salt, code_hash)
 
 
-def _emit(tx: Transaction, order: NewOrder) -> None:
-    tx.emit(
-        "onhand.order.placed.v1",
-        f"order/{order.order_id}",
-        {
-            "order_id": str(order.order_id),
-            "order_number": order.order_number,
-            "customer_id": order.customer_id,
-            "channel": order.channel,
-            "currency": order.currency,
-            "total_minor": order.total_minor,
-            "lines": [{"line_number": n.line_number, "sku": n.sku, "quantity": n.quantity} for n in order.lines],
-            "actor": order.actor,
-        },
-    )
-    for fulfillment in order.fulfillments:
-        tx.emit(
-            "onhand.fulfillment_order.requested.v1",
-            f"fulfillment_order/{fulfillment.fulfillment_order_id}",
+def events_of(order: NewOrder) -> list[tuple[str, str, dict[str, Any], str | None]]:
+    """What is told of a new order: (type, subject, data, location)."""
+    events: list[tuple[str, str, dict[str, Any], str | None]] = [
+        (
+            "onhand.order.placed.v1",
+            f"order/{order.order_id}",
             {
-                "fulfillment_order_id": str(fulfillment.fulfillment_order_id),
                 "order_id": str(order.order_id),
-                "kind": fulfillment.kind.value,
-                "lines": [{"line_number": n, "sku": sku, "quantity": q} for n, sku, q in fulfillment.parts],
+                "order_number": order.order_number,
+                "customer_id": order.customer_id,
+                "channel": order.channel,
+                "currency": order.currency,
+                "total_minor": order.total_minor,
+                "lines": [{"line_number": n.line_number, "sku": n.sku, "quantity": n.quantity} for n in order.lines],
+                "actor": order.actor,
             },
-            fulfillment.location_id,
+            None,
         )
+    ]
+    for fulfillment in order.fulfillments:
+        events.append(
+            (
+                "onhand.fulfillment_order.requested.v1",
+                f"fulfillment_order/{fulfillment.fulfillment_order_id}",
+                {
+                    "fulfillment_order_id": str(fulfillment.fulfillment_order_id),
+                    "order_id": str(order.order_id),
+                    "kind": fulfillment.kind.value,
+                    "lines": [{"line_number": n, "sku": sku, "quantity": q} for n, sku, q in fulfillment.parts],
+                },
+                fulfillment.location_id,
+            )
+        )
+    return events

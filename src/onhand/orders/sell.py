@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
+from uuid import UUID
 
 from onhand import catalog
 from onhand.caller import Caller
 from onhand.domain import money
-from onhand.domain.cart import CartLine
-from onhand.domain.errors import BarcodeNotFound, CurrencyMismatch, PriceNotFound, invalid
+from onhand.domain.cart import CartLine, UnitPrice
+from onhand.domain.errors import CurrencyMismatch, PriceNotFound, invalid
 from onhand.domain.order import INITIAL, FulfillmentKind, OrderState
 from onhand.domain.shortage import ShortfallCause, broken_reservations
 from onhand.domain.stock import Bucket, Level, Movement, Position, sale_movements, sum_lines
@@ -21,16 +23,18 @@ from onhand.ledger.transaction import Transaction
 from onhand.orders import codes, payments, store
 from onhand.orders.queries import read_order
 from onhand.orders.store import NewFulfillment, NewLine, NewOrder
-from onhand.reservations.decrease import Decreases
+from onhand.reservations.claims import Wants
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import moment, money_from_wire
 
 CHANNEL = "POS"
+REASON = "SALE"
+"""Of the movements of a sale (onhand.domain.stock)."""
 COUNT_REASON = "SOLD_BEYOND_STOCK"
 
 
 @dataclass(frozen=True)
-class _Sold:
+class Sold:
     """A line as scanned, its barcode resolved. `charged_minor`: what the till took for it, if it said so."""
 
     sku: str
@@ -38,31 +42,34 @@ class _Sold:
     charged_minor: int | None
 
 
-async def sell(ledger: Ledger, decreases: Decreases, request: pb.SellRequest, caller: Caller) -> pb.SellResponse:
-    """OrderService.Sell."""
+@dataclass(frozen=True)
+class Till:
+    """What a till sends, as far as it can be read without the ledger."""
+
+    request: pb.SellRequest
+    actor: str
+    occurred: datetime | None
+
+
+def till(request: pb.SellRequest, caller: Caller) -> Till:
+    """Raises `InvalidRequest`, `CurrencyUnknown`."""
     money.exponent(request.currency_code)
     occurred = moment("occurred_time", request.occurred_time) if request.HasField("occurred_time") else None
-    try:
-        sold = await _sold(ledger, request)
-    except BarcodeNotFound:
-        # A repeat gets its first answer, even where the barcode was taken from the product since.
-        if (answer := await ledger.find_answer(request, pb.SellResponse)) is not None:
-            return answer
-        raise
-
-    async def work(tx: Transaction, overdrawn: Mapping[Position, int]) -> pb.SellResponse:
-        return await _record(tx, request, caller, sold, occurred, overdrawn)
-
-    takes = [(request.location_id, sum_lines((line.sku, line.quantity) for line in sold))]
-    return await decreases.fact(request, pb.SellResponse, takes, work)
+    return Till(request, caller.actor, occurred)
 
 
-async def _sold(ledger: Ledger, request: pb.SellRequest) -> list[_Sold]:
+async def resolve(ledger: Ledger, request: pb.SellRequest) -> list[Sold]:
+    """The lines of a sale. Raises what `sold_lines` does, `BarcodeInvalid`, `BarcodeNotFound`."""
     barcodes = [line.barcode for line in request.lines if line.WhichOneof("item") == "barcode"]
     skus: dict[str, str] = {}
     if barcodes:
         async with ledger.read() as connection:
             skus = await catalog.read_barcodes(connection, barcodes)
+    return sold_lines(request, skus)
+
+
+def sold_lines(request: pb.SellRequest, skus: Mapping[str, str]) -> list[Sold]:
+    """The lines of a sale; `skus` are of its barcodes. Raises `InvalidRequest`, `CurrencyMismatch`."""
     sold = []
     for index, line in enumerate(request.lines):
         sku = line.sku or skus.get(line.barcode, "")
@@ -73,25 +80,20 @@ async def _sold(ledger: Ledger, request: pb.SellRequest) -> list[_Sold]:
             charged_minor, currency = money_from_wire(f"lines[{index}].total", line.total)
             if currency != request.currency_code:
                 raise CurrencyMismatch(request.currency_code, currency)
-        sold.append(_Sold(sku, line.quantity, charged_minor))
+        sold.append(Sold(sku, line.quantity, charged_minor))
     return sold
 
 
-async def _record(
-    tx: Transaction,
-    request: pb.SellRequest,
-    caller: Caller,
-    sold: list[_Sold],
-    occurred: datetime | None,
-    overdrawn: Mapping[Position, int],
-) -> pb.SellResponse:
-    order_id = new_id()
-    document = f"order/{order_id}"
-    # First of all, so that an unknown location or sku is refused as such.
-    levels = await tx.lock_levels(((request.location_id, line.sku) for line in sold), create=True)
-    lines = await _priced(tx, request.currency_code, sold)
-    kind = FulfillmentKind.CARRY_OUT
-    order = NewOrder(
+def takes_of(request: pb.SellRequest, sold: Sequence[Sold]) -> Wants:
+    """What a sale takes from its location."""
+    return [(request.location_id, sum_lines((line.sku, line.quantity) for line in sold))]
+
+
+def new_sale(wanted: Till, order_id: UUID, sold: Sequence[Sold], prices: Mapping[str, UnitPrice]) -> NewOrder:
+    """The order that a sale is. Raises `PriceNotFound`, `AmountTooLarge`, and what is wrong about its tenders."""
+    request, kind = wanted.request, FulfillmentKind.CARRY_OUT
+    lines = _priced(request.currency_code, sold, prices)
+    return NewOrder(
         order_id=order_id,
         order_number=codes.new_order_number(),
         customer_id=request.customer_id,
@@ -109,44 +111,57 @@ async def _record(
             )
         ],
         tenders=payments.tenders(request.tenders, request.currency_code, sum(line.total_minor for line in lines)),
-        actor=caller.actor,
-        placed_time=occurred,
+        actor=wanted.actor,
+        placed_time=wanted.occurred,
     )
-    await store.insert_order(tx.connection, order)
-    movements = sale_movements(
-        levels,
-        [
-            (request.location_id, sku, quantity)
-            for sku, quantity in sum_lines((line.sku, line.quantity) for line in sold)
-        ],
-        reference_document=document,
-        channel=CHANNEL,
-        actor=caller.actor,
-        occurred_time=occurred,
-    )
-    await tx.post(movements)
-    await _mend(tx, document, levels, movements, overdrawn, caller)
-    tx.emit(
+
+
+def event_of(order: NewOrder) -> tuple[str, str, dict[str, Any], str | None]:
+    """What is told of a sale: (type, subject, data, location)."""
+    return (
         "onhand.sale.recorded.v1",
-        document,
+        f"order/{order.order_id}",
         {
-            "order_id": str(order_id),
+            "order_id": str(order.order_id),
             "order_number": order.order_number,
             "customer_id": order.customer_id,
             "channel": CHANNEL,
             "currency": order.currency,
             "total_minor": order.total_minor,
-            "lines": [{"line_number": n.line_number, "sku": n.sku, "quantity": n.quantity} for n in lines],
-            "actor": caller.actor,
+            "lines": [{"line_number": n.line_number, "sku": n.sku, "quantity": n.quantity} for n in order.lines],
+            "actor": order.actor,
         },
-        request.location_id,
+        order.fulfillments[0].location_id,
     )
+
+
+async def record(
+    tx: Transaction, wanted: Till, sold: Sequence[Sold], overdrawn: Mapping[Position, int]
+) -> pb.SellResponse:
+    """Records a sale in a transaction of its own."""
+    request, order_id = wanted.request, new_id()
+    document = f"order/{order_id}"
+    # First of all, so that an unknown location or sku is refused as such.
+    levels = await tx.lock_levels(((request.location_id, line.sku) for line in sold), create=True)
+    unpriced = {line.sku for line in sold if line.charged_minor is None}
+    prices = await catalog.read_prices(tx.connection, request.currency_code, unpriced) if unpriced else {}
+    order = new_sale(wanted, order_id, sold, prices)
+    await store.insert_order(tx.connection, order)
+    movements = sale_movements(
+        levels,
+        [(location_id, sku, quantity) for location_id, lines in takes_of(request, sold) for sku, quantity in lines],
+        reference_document=document,
+        channel=CHANNEL,
+        actor=wanted.actor,
+        occurred_time=wanted.occurred,
+    )
+    await tx.post(movements)
+    await _mend(tx, document, levels, movements, overdrawn, wanted.actor)
+    tx.emit(*event_of(order))
     return pb.SellResponse(order=await read_order(tx.connection, order_id))
 
 
-async def _priced(tx: Transaction, currency: str, sold: list[_Sold]) -> list[NewLine]:
-    skus = {line.sku for line in sold if line.charged_minor is None}
-    prices = await catalog.read_prices(tx.connection, currency, skus) if skus else {}
+def _priced(currency: str, sold: Sequence[Sold], prices: Mapping[str, UnitPrice]) -> list[NewLine]:
     lines = []
     for number, line in enumerate(sold, start=1):
         if line.charged_minor is not None:
@@ -169,7 +184,7 @@ async def _mend(
     levels: Mapping[Position, Level],
     movements: list[Movement],
     overdrawn: Mapping[Position, int],
-    caller: Caller,
+    actor: str,
 ) -> None:
     """Asks for a count where the ledger was wrong or the gate overdrawn, and writes down whose promises broke."""
     found = {(m.location_id, m.sku): m.quantity for m in movements if m.from_bucket is Bucket.ADJUSTMENT}
@@ -184,7 +199,7 @@ async def _mend(
         # What was found may well have been put aside for somebody.
         if found.get(position) and levels[position].allocated:
             broken[position] += await shortfalls.open_shortfalls(
-                tx, position, found[position], cause=ShortfallCause.SALE, reference=document, actor=caller.actor
+                tx, position, found[position], cause=ShortfallCause.SALE, reference=document, actor=actor
             )
     await store.open_count_tasks(tx.connection, [(new_id(), *p) for p in wrong], COUNT_REASON, document)
     await store.insert_shortages(tx.connection, [(new_id(), *p, broken[p]) for p in wrong if broken[p]], document)

@@ -52,8 +52,11 @@ class Decreases:
         response_type: type[Answer],
         takes: Wants | Callable[[], Awaitable[Wants]],
         work: Work[Answer],
+        in_round: Callable[[Held], Awaitable[Answer | None]] | None = None,
     ) -> Answer:
         """Books what has happened in the world already. Goes on when the gate is down (a bypass).
+
+        `in_round` is tried first, once: it books together with others, or, without any effect, returns None.
 
         `work` may raise ClaimRefused where what it finds differs from `takes`; these are then asked for anew. In a bypass
         it runs without claims, and must take what it finds.
@@ -67,6 +70,10 @@ class Decreases:
             except GateUnavailable as error:
                 log.warning("%s goes past the gate: %s", type(request).__name__, error)
                 break
+            if in_round is not None:
+                answer, in_round = await self._in_round(held, in_round), None
+                if answer is not None:
+                    return answer
             try:
                 return await self._commit(request, response_type, held, work)
             except ClaimRefused:
@@ -122,6 +129,14 @@ class Decreases:
 
     async def _close_due(self, short: GateShort) -> bool:
         return await self._sweeper.close_due((s.location_id for s in short.shorts), short.asked)
+
+    async def _in_round(self, held: Held, book: Callable[[Held], Awaitable[Answer | None]]) -> Answer | None:
+        try:
+            return await book(held)
+        except Exception as error:
+            if is_certain(error):
+                await self._claims.give_back(held.claims)
+            raise
 
     async def _commit(self, request: Mutation, response_type: type[Answer], held: Held, work: Work[Answer]) -> Answer:
         is_used = False
