@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -16,7 +17,7 @@ from onhand.ledger.mutation import Ledger
 from onhand.ledger.shortfalls import SHORT_OF_RESERVATION, SHORT_RESERVATIONS
 from onhand.ledger.transaction import Transaction
 from onhand.paging import cut, decode_token, encode_token, page_size
-from onhand.reservations.availability import Availability
+from onhand.reservations.availability import Availability, Promised
 from onhand.reservations.policy import is_online
 from onhand.reservations.reserve import Reservations
 from onhand.v1 import inventory_pb2 as v1
@@ -73,34 +74,40 @@ class Promise:
         self._availability = availability
         self._reservations = reservations
 
-    async def get_availability(self, request: v1.GetAvailabilityRequest, caller: Caller) -> v1.GetAvailabilityResponse:
+    def get_availability(
+        self, request: v1.GetAvailabilityRequest, caller: Caller
+    ) -> Awaitable[v1.GetAvailabilityResponse]:
         """Answers ATP for skus at locations."""
-        channel = channel_name(request.channel)
-        location_ids = list(dict.fromkeys(request.location_ids))
         if request.location_group_id:
-            members = await group_members(self._ledger, request.location_group_id)
-            location_ids = list(dict.fromkeys(location_ids + members))
-        elif not location_ids:
+            return self._availability_of_group(request, caller)
+        if not request.location_ids:
             raise invalid("location_ids", "must name a location, or location_group_id a group")
+        return self._look(request, list(dict.fromkeys(request.location_ids)), caller)
+
+    async def _availability_of_group(
+        self, request: v1.GetAvailabilityRequest, caller: Caller
+    ) -> v1.GetAvailabilityResponse:
+        members = await group_members(self._ledger, request.location_group_id)
+        return await self._look(request, list(dict.fromkeys([*request.location_ids, *members])), caller)
+
+    def _look(
+        self, request: v1.GetAvailabilityRequest, location_ids: list[str], caller: Caller
+    ) -> asyncio.Future[v1.GetAvailabilityResponse]:
         skus = list(dict.fromkeys(request.skus))
         if len(skus) * len(location_ids) > CELLS_MAX:
             raise invalid(
                 "skus", f"{len(skus)} skus at {len(location_ids)} locations are more than {CELLS_MAX} figures"
             )
-        found, is_stale = await self._availability.atp(location_ids, skus, channel)
-        return v1.GetAvailabilityResponse(
-            locations=[
-                v1.LocationAvailability(
-                    location_id=location_id,
-                    items=[
-                        v1.BasketAvailability(sku=sku, available_to_promise=n)
-                        for sku, n in zip(skus, found[location_id], strict=True)
-                    ],
-                )
-                for location_id in location_ids
-            ],
-            is_stale=is_stale,
-        )
+
+        def answer(promised: Promised, is_stale: bool) -> v1.GetAvailabilityResponse:
+            response = v1.GetAvailabilityResponse(is_stale=is_stale)
+            for location_id in location_ids:
+                add = response.locations.add(location_id=location_id).items.add
+                for sku, n in zip(skus, promised[location_id], strict=True):
+                    add(sku=sku, available_to_promise=n)
+            return response
+
+        return self._availability.ask(location_ids, skus, channel_name(request.channel), answer, caller.deadline)
 
     async def find_stores(self, request: v1.FindStoresRequest, caller: Caller) -> v1.FindStoresResponse:
         """Finds stores near a point that have the basket, nearest first."""

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
 
+from onhand import deadline
 from onhand.crash import step
-from onhand.deadline import patience
 from onhand.domain.errors import LedgerUnavailable, LocationNotFound
-from onhand.domain.stock import atp
 from onhand.postgres import Database
 from onhand.redis import Unreachable
 from onhand.reservations.combiner import Combiner
@@ -28,6 +26,8 @@ READS_MAX = 200
 """Reads in one round."""
 ROUNDS_MAX = 2
 """Rounds of reads that a process has under way at once."""
+LINGER_SECONDS = 0.002
+"""How long a round waits for further reads where there was company lately."""
 LEDGER_SECONDS_MAX = 0.75
 """How long a round waits for the ledger's epochs before what the gate said is given, marked stale."""
 
@@ -47,20 +47,26 @@ SELECT w.location_id, w.sku, coalesce(s.available, 0) - coalesce(r.quantity, 0) 
   FROM wanted w LEFT JOIN stock_levels s USING (location_id, sku) LEFT JOIN reserved r USING (location_id, sku)"""
 
 
-@dataclass(frozen=True)
-class Read:
-    """What is asked: skus, each once, at locations, each once."""
-
-    location_ids: Sequence[str]
-    skus: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """(ATP before floors, safety stock) by location, in the order of the skus. `is_stale`: the ledger did not answer."""
 
     rows: dict[str, list[tuple[int, int]]]
     is_stale: bool
+
+
+Promised = dict[str, list[int]]
+"""What can be promised, by location, in the order of the skus."""
+Finish = Callable[[Promised, bool], Any]
+"""Makes an answer of what can be promised, and of whether that may be old."""
+
+
+class Read(NamedTuple):
+    """What is asked: skus, each once, at locations, each once; by which channel, and what becomes of it."""
+
+    location_ids: Sequence[str]
+    skus: Sequence[str]
+    channel: str
+    finish: Finish
 
 
 class Availability:
@@ -72,29 +78,47 @@ class Availability:
         self._rebuilder = rebuilder
         self._policy = policy
         self._late: set[asyncio.Task[dict[str, int]]] = set()
-        self._reads: Combiner[Read, Seen] = Combiner(
-            "reads", self._round, round_items_max=READS_MAX, rounds_at_once_max=ROUNDS_MAX
+        self._reads: Combiner[Read, Any] = Combiner(
+            "reads",
+            self._round,
+            round_items_max=READS_MAX,
+            rounds_at_once_max=ROUNDS_MAX,
+            linger_seconds=LINGER_SECONDS,
         )
 
-    async def atp(
-        self, location_ids: Sequence[str], skus: Sequence[str], channel: str
-    ) -> tuple[dict[str, list[int]], bool]:
+    async def atp(self, location_ids: Sequence[str], skus: Sequence[str], channel: str) -> tuple[Promised, bool]:
         """What a channel can be promised: by location, in the order of the skus; and whether that may be old.
 
         Raises LocationNotFound, LedgerUnavailable (neither gate nor ledger answered).
         """
-        seen = await self._reads.submit(Read(location_ids, skus))
-        online, threshold = is_online(channel), self._policy.threshold
-        kept = [threshold(channel, sku) if online else 0 for sku in skus]
-        return {
-            location_id: [
-                atp(available=value, reserved=0, safety_stock=floor if online else 0, channel_threshold=k)
-                for (value, floor), k in zip(seen.rows[location_id], kept, strict=True)
-            ]
-            for location_id in location_ids
-        }, seen.is_stale
+        found: tuple[Promised, bool] = await self.ask(location_ids, skus, channel, _as_they_are, deadline.until())
+        return found
 
-    async def _round(self, reads: Sequence[Read]) -> list[Seen | BaseException]:
+    def ask(
+        self, location_ids: Sequence[str], skus: Sequence[str], channel: str, finish: Finish, until: float | None
+    ) -> asyncio.Future[Any]:
+        """The same, given to `finish` in the round; `until`: of the call, monotonic."""
+        return self._reads.enqueue(Read(location_ids, skus, channel, finish), until)
+
+    async def _round(self, reads: Sequence[Read]) -> list[Any]:
+        return [
+            seen if isinstance(seen, BaseException) else read.finish(self._promised(read, seen), seen.is_stale)
+            for read, seen in zip(reads, await self._look(reads), strict=True)
+        ]
+
+    def _promised(self, read: Read, seen: Seen) -> Promised:
+        """The same figures as `onhand.domain.stock.atp` gives, where nothing is reserved besides."""
+        if not is_online(read.channel):
+            return {at: [max(0, n) for n, _ in seen.rows[at]] for at in read.location_ids}
+        if not self._policy.keeps_from(read.channel):
+            return {at: [max(0, n - floor) for n, floor in seen.rows[at]] for at in read.location_ids}
+        kept = [self._policy.threshold(read.channel, sku) for sku in read.skus]
+        return {
+            at: [max(0, n - floor - k) for (n, floor), k in zip(seen.rows[at], kept, strict=True)]
+            for at in read.location_ids
+        }
+
+    async def _look(self, reads: Sequence[Read]) -> list[Seen | BaseException]:
         wanted = [(location_id, read.skus) for read in reads for location_id in read.location_ids]
         locations = {location_id for location_id, _ in wanted}
         # One after the other: an epoch that was asked for before the gate was read may be over by then, and the old data
@@ -125,7 +149,7 @@ class Availability:
         self._late.add(task)
         task.add_done_callback(self._ended)
         try:
-            async with patience(LEDGER_SECONDS_MAX):
+            async with deadline.patience(LEDGER_SECONDS_MAX):
                 return await asyncio.shield(task)
         except TimeoutError as error:
             raise LedgerUnavailable(f"nothing for {LEDGER_SECONDS_MAX} s") from error
@@ -173,6 +197,10 @@ class Availability:
                 LEVELS, [p[0] for p in pairs], [p[1] for p in pairs], list({p[0] for p in pairs})
             )
         return {(r["location_id"], r["sku"]): (r["atp"], r["floor"]) for r in rows}
+
+
+def _as_they_are(promised: Promised, is_stale: bool) -> tuple[Promised, bool]:
+    return promised, is_stale
 
 
 def _by_read(

@@ -206,9 +206,17 @@ class Gate:
     async def read(self, wanted: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[int, list[tuple[int, int]]] | None]:
         """For each (location, skus) the epoch and each sku's (ATP before floors, floor); None where it cannot be used."""
         place: dict[str, int] = {}
-        entries = [{"location": place.setdefault(loc, len(place) + 1), "skus": skus} for loc, skus in wanted]
-        rows = await self._one("read", list(place), entries, read=True)
-        return [None if row[0] is None else (row[0], list(zip(row[1::2], row[2::2], strict=True))) for row in rows]
+        lists: dict[int, int] = {}  # locations of one read share the list of their skus
+        pairs: list[int] = []
+        for location_id, skus in wanted:
+            pairs.append(place.setdefault(location_id, len(place) + 1))
+            pairs.append(lists.setdefault(id(skus), len(lists) + 1))
+        by_id = {id(skus): skus for _, skus in wanted}
+        packed = _encode(([by_id[each] for each in lists], pairs))
+        keys = [key for location_id in place for key in _keys(location_id)[:2]]
+        command: list[str | int] = ["FCALL_RO", PREFIX + "read", len(keys), *keys]
+        (reply,) = await self.connections.pipeline(lambda run_id: [[*command, run_id, packed]])
+        return _levels(wanted, _checked(reply))
 
     @step("gate.load", model=("begin", "part", "publish"))
     async def load(self, location_id: str, part: LoadPart, run_id: str) -> bool:
@@ -299,6 +307,25 @@ class Gate:
             claims=claims,
             due_ms={UUID(claim_id): int(float(ms)) for claim_id, ms in due.items()},
         )
+
+
+def _levels(
+    wanted: Sequence[tuple[str, Sequence[str]]], reply: Sequence[bytes | None]
+) -> list[tuple[int, list[tuple[int, int]]] | None]:
+    """The rows of a read."""
+    rows: list[tuple[int, list[tuple[int, int]]] | None] = []
+    at = 0
+    for _, skus in wanted:
+        epoch = reply[at]
+        at += 1
+        if epoch is None:
+            rows.append(None)
+            continue
+        end = at + 2 * len(skus)
+        atps, floors = reply[at:end:2], reply[at + 1 : end : 2]
+        rows.append((int(epoch), [(int(n or 0), int(floor or 0)) for n, floor in zip(atps, floors, strict=True)]))
+        at = end
+    return rows
 
 
 def _is_epoch(result: int | dict[str, Any]) -> TypeGuard[int]:

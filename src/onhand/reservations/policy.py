@@ -18,12 +18,17 @@ class Policy:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._thresholds: dict[tuple[str, str], int] = {}
+        self._channels: frozenset[str] = frozenset()
         self._lock = asyncio.Lock()
         self.version = 0
 
     def threshold(self, channel: str, sku: str) -> int:
         """Base units of a sku that are kept from a channel at every location."""
         return self._thresholds.get((channel, sku), 0)
+
+    def keeps_from(self, channel: str) -> bool:
+        """Whether anything is kept from a channel by a threshold."""
+        return channel in self._channels
 
     async def catch_up(self) -> None:
         """Makes the copy as new as the ledger's."""
@@ -35,6 +40,7 @@ class Policy:
             if self.version >= version:
                 return
             self.version, self._thresholds = await self._read()
+            self._channels = frozenset(channel for channel, _ in self._thresholds)
 
     @step("ledger.policy_version")
     async def _version(self) -> int:
