@@ -383,15 +383,16 @@ class Workers:
         pipes = self._pipes[: len(arguments)]
         for pipe, argument in zip(pipes, arguments, strict=True):
             pipe.send((name, argument))
-        results = []
-        for pipe in pipes:
+        results, traces = [], []
+        for pipe in pipes:  # all of them: what is left unread would be taken for the next answer
             try:
                 trace, result = pipe.recv()
             except EOFError:
                 raise BenchError("a process of the bench died") from None
-            if trace is not None:
-                raise BenchError(trace)
             results.append(result)
+            traces += [trace] if trace is not None else []
+        if traces:
+            raise BenchError(traces[0])
         return results
 
     def close(self) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from onhand.bench.baselines import baseline_worker
@@ -17,10 +19,16 @@ from onhand.bench.stage import HOST, Stage, stage, used
 from onhand.progress import Show
 from onhand.verify import verify
 
+log = logging.getLogger(__name__)
+
 WARM_SECONDS = 1.0
 """How long each figure is called before the first alternation, at most."""
 WARM_FROM_SECONDS = 0.5
 """Shorter measurements only show that all works, and nothing is warmed up for them."""
+ATTEMPTS_MAX = 3
+"""How often a measurement is begun anew that failed, as where a crowded machine made the server refuse calls."""
+ATTEMPT_PAUSE_SECONDS = 2.0
+"""How long the server is left alone before."""
 ECHO_SHARE = 0.6
 """How long the echo is measured, of a figure's time: it is calls of one kind that cost nothing else, and vary less."""
 ECHO_IN_FLIGHT_MIN = 64
@@ -215,8 +223,8 @@ def alternate(
     for n, each in enumerate(warmed):
         show("warm up", n, len(warmed))
         warm = min(WARM_SECONDS, seconds)
-        bench.echo(each.figure, each.in_flight, ECHO_SHARE * warm)
-        bench.sample(each.figure, each.in_flight, warm)
+        patiently(partial(bench.echo, each.figure, each.in_flight, ECHO_SHARE * warm))
+        patiently(partial(bench.sample, each.figure, each.in_flight, warm))
     show("warm up", len(warmed), len(warmed))
     total, done = alternations * len(series), 0
     for alternation in range(alternations):
@@ -224,12 +232,26 @@ def alternate(
             show("measure", done, total)
             for is_echo in (True, False) if alternation % 2 == 0 else (False, True):
                 if is_echo:
-                    each.of_echo.append(bench.echo(each.figure, each.in_flight, ECHO_SHARE * seconds))
+                    measure = partial(bench.echo, each.figure, each.in_flight, ECHO_SHARE * seconds)
+                    each.of_echo.append(patiently(measure))
                 else:
-                    each.of_figure.append(bench.sample(each.figure, each.in_flight, seconds))
+                    each.of_figure.append(patiently(partial(bench.sample, each.figure, each.in_flight, seconds)))
             done += 1
     show("measure", total, total)
     return series
+
+
+def patiently(measure: Callable[[], Sample]) -> Sample:
+    """One measurement, ATTEMPTS_MAX times at most. Raises the last BenchError."""
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        try:
+            return measure()
+        except BenchError as error:
+            if attempt == ATTEMPTS_MAX:
+                raise
+            log.warning("measured anew: %s", error)
+            time.sleep(ATTEMPT_PAUSE_SECONDS)
+    raise AssertionError("not reached")
 
 
 def summed_up(samples: Sequence[Sample]) -> dict[str, Any]:
