@@ -47,7 +47,8 @@ _STATE_VALUES = {name: value for value, name in _STATES.items()}
 CREATE_CART = """
 INSERT INTO carts (cart_id, customer_id, channel, currency) VALUES ($1, $2, $3, $4)
     ON CONFLICT (customer_id) WHERE state = 'OPEN' AND customer_id <> '' DO NOTHING RETURNING cart_id"""
-OPEN_CART = "SELECT cart_id, currency FROM carts WHERE customer_id = $1 AND state = 'OPEN'"
+# `customer_id <> ''`: else PostgreSQL does not see, whatever the parameter, that the index of customers' carts suffices.
+OPEN_CART = "SELECT cart_id, currency FROM carts WHERE customer_id = $1 AND customer_id <> '' AND state = 'OPEN'"
 # One row a line, and one with nulls for a cart without lines: one statement sees cart and lines at one moment.
 _VIEW = """
 SELECT c.cart_id, c.customer_id, c.channel, c.currency, c.state, c.order_id, c.merged_into, c.version, c.created_time,
@@ -58,7 +59,8 @@ VIEW_CART = f"{_VIEW} WHERE c.cart_id = $1 ORDER BY l.added_time, l.sku"
 VIEW_OPEN_CARTS = (
     f"{_VIEW} WHERE c.cart_id = ANY ($1::uuid[]) AND c.state = 'OPEN' ORDER BY c.cart_id, l.added_time, l.sku"
 )
-VIEW_CUSTOMER_CART = f"{_VIEW} WHERE c.customer_id = $1 AND c.state = 'OPEN' ORDER BY l.added_time, l.sku"
+VIEW_CUSTOMER_CART = f"""{_VIEW} WHERE c.customer_id = $1 AND c.customer_id <> '' AND c.state = 'OPEN'
+ ORDER BY l.added_time, l.sku"""
 LIST_CARTS = """
 SELECT cart_id, channel, currency, state, order_id, merged_into, created_time, updated_time,
        (SELECT count(*) FROM cart_lines l WHERE l.cart_id = c.cart_id) AS line_count
@@ -83,7 +85,7 @@ REMOVE_LINE = "DELETE FROM cart_lines WHERE cart_id = $1 AND sku = $2"
 # The cart and the customer's open one, locked in the order of their ids.
 LOCK_FOR_CLAIM = """
 SELECT cart_id, customer_id, currency, state FROM carts
- WHERE cart_id = $1 OR (customer_id = $2 AND state = 'OPEN') ORDER BY cart_id FOR UPDATE"""
+ WHERE cart_id = $1 OR (customer_id = $2 AND customer_id <> '' AND state = 'OPEN') ORDER BY cart_id FOR UPDATE"""
 GIVE_CART = """
 UPDATE carts SET customer_id = $2, version = version + 1, updated_time = now()
  WHERE cart_id = $1 AND customer_id = '' AND state = 'OPEN'"""

@@ -20,11 +20,13 @@ from onhand.reservations.decrease import Decreases, Overdrawn
 from onhand.v1 import inventory_pb2 as v1
 from onhand.wire import channel_value, timestamp
 
-MOVEMENTS = """
+_MOVEMENTS = """
 SELECT movement_id, sku, quantity, from_bucket, to_bucket, reason_code, reference_document, channel, actor, occurred_time,
        recorded_time
-  FROM stock_movements WHERE location_id = $1 AND ($2 = '' OR sku = $2) AND movement_id < $3
- ORDER BY movement_id DESC LIMIT $4"""
+  FROM stock_movements WHERE location_id = $1 AND movement_id < $2"""
+# Two statements: a plan for both would walk over all movements of a location in search of one sku's.
+MOVEMENTS = f"{_MOVEMENTS} ORDER BY movement_id DESC LIMIT $3"
+MOVEMENTS_OF_SKU = f"{_MOVEMENTS} AND sku = $4 ORDER BY movement_id DESC LIMIT $3"
 COUNT_TASKS = """
 SELECT count_task_id, sku, reason_code, reference_document, created_time FROM count_tasks
  WHERE location_id = $1 AND state = 'OPEN' AND count_task_id > $2 ORDER BY count_task_id LIMIT $3"""
@@ -192,7 +194,10 @@ class Stock:
         size = page_size(request.page_size)
         (before,) = decode_token(request, int) or (MOVEMENT_ID_MAX,)
         async with self._ledger.read() as connection:
-            rows = await connection.fetch(MOVEMENTS, request.location_id, request.sku, before, size + 1)
+            if request.sku:
+                rows = await connection.fetch(MOVEMENTS_OF_SKU, request.location_id, before, size + 1, request.sku)
+            else:
+                rows = await connection.fetch(MOVEMENTS, request.location_id, before, size + 1)
             if not rows and not await connection.fetchval(LOCATION, request.location_id):
                 raise LocationNotFound(request.location_id)
         page, last = cut(rows, size)

@@ -62,6 +62,8 @@ _FULFILLMENTS = (
     f"SELECT o.order_number, o.customer_id, {_FULFILLMENT} AS fulfillment"
     " FROM fulfillment_orders f JOIN orders o USING (order_id)"
 )
+# The index of customers leaves out orders without one; whatever the parameter, PostgreSQL then sees that it suffices.
+_OF_CUSTOMER = "o.customer_id = $? AND o.customer_id <> ''"
 _LOCATION_EXISTS = "SELECT EXISTS (SELECT FROM locations WHERE location_id = $1)"
 
 TO_DO = tuple(s for s in FulfillmentState if PHASES[s] is Phase.OPEN and s is not FulfillmentState.SHIPPED)
@@ -129,11 +131,12 @@ async def list_orders(ledger: Ledger, request: pb.ListOrdersRequest, caller: Cal
     """OrderService.ListOrders."""
     size, after, filters = page_size(request.page_size), decode_token(request, UUID), _Filters()
     if request.customer_id:
-        filters.add("o.customer_id = $?", request.customer_id)
+        filters.add(_OF_CUSTOMER, request.customer_id)
     if request.order_number:
         filters.add("o.order_number = $?", codes.order_number(request.order_number))
     if request.state:
-        filters.add("o.state = $?", names.order_state("state", request.state).value)
+        # Written out, not as a parameter: PostgreSQL then sees that the index of open orders suffices.
+        filters.require(f"o.state = '{names.order_state('state', request.state).value}'")
     if request.location_id:
         filters.add(
             "o.order_id IN (SELECT order_id FROM fulfillment_orders WHERE location_id = $?)", request.location_id
@@ -183,7 +186,7 @@ async def list_returns(ledger: Ledger, request: pb.ListReturnsRequest, caller: C
     if request.location_id:
         filters.add("r.location_id = $?", request.location_id)
     if request.customer_id:
-        filters.add("o.customer_id = $?", request.customer_id)
+        filters.add(_OF_CUSTOMER, request.customer_id)
     if after:
         filters.add("r.return_id < $?", after[0])
     async with ledger.read() as connection:

@@ -63,7 +63,7 @@ def _of_size(size: Size, wanted: Wanted, show: Show) -> dict[str, Any]:
         seeded = asyncio.run(seed(on.postgres_dsn, size))
         step("seed", 1, 1)
         loaded = asyncio.run(_load_gate(on, size, step))
-        idle = _idle(on, min(IDLE_SECONDS, 10 * wanted.seconds))
+        idle = _idle(on, min(IDLE_SECONDS, wanted.seconds))
         figures = [BY_NAME[name] for name in wanted.names if name in NAMES]
         with clients(set(on.layout.rest)) as load:
             measurements = [(figure, n) for figure in figures for n in wanted.in_flight or (IN_FLIGHT,)]
