@@ -125,7 +125,7 @@ class App:
         return (
             ("expiring reservations", self.sweeper.expire, EXPIRE_SECONDS),
             ("patrol", self.sweeper.patrol, PATROL_SECONDS),
-            ("reconciling", self.reconciler.step, RECONCILE_SECONDS),
+            ("reconciling", self.reconciler.step_in_turn, RECONCILE_SECONDS),
             ("setting the clock", lambda: self.clock.set_by(self.database), CLOCK_SECONDS),
         )
 

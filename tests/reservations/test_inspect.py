@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from onhand.reservations import inspect
+from onhand.reservations import inspect, reconcile
 from onhand.reservations.inspect import LATE_SECONDS, Difference, Look
 from reservations.stand import BREAD, MILK, NORTH, Line, Server, Stand, key, reason
 
@@ -252,3 +253,25 @@ async def test_a_large_location_is_compared_in_parts_to_its_end(stand: Stand, mo
         rows = await stand.fetch("SELECT data FROM events WHERE type = 'onhand.gate.difference.v1'")
         assert any(f'"{sku}"' in data for (data,) in rows), sku
     await stand.audit()
+
+
+async def test_a_comparison_that_takes_long_is_not_its_turn_again_before_its_share_of_the_time(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await stand.server()
+    clock, looks = 1_000.0, 0
+
+    async def look() -> None:
+        nonlocal clock, looks
+        looks += 1
+        clock += 2.0
+
+    monkeypatch.setattr(reconcile, "time", SimpleNamespace(monotonic=lambda: clock))
+    server.app.reconciler.step = look  # type: ignore[method-assign]
+    await server.app.reconciler.step_in_turn()
+    clock += 2.0 / reconcile.LOOKING_SHARE - 2.0 - 0.1
+    await server.app.reconciler.step_in_turn()
+    assert looks == 1
+    clock += 0.2
+    await server.app.reconciler.step_in_turn()
+    assert looks == 2

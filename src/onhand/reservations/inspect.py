@@ -13,6 +13,7 @@ leave it open, on a sku that sells all the time, the ledger is asked for a momen
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,6 +29,8 @@ LATE_SECONDS = 60
 """How long past its hint the gate may still hold a claim that the ledger closed: by then every sweeper has met it."""
 SKUS_MAX = 2_000
 """Skus of one look: neither the gate nor an event loop is held up for longer than by a large call."""
+ROWS_MAX = 1_000
+"""Claims that are summed up before others get their turn of the event loop."""
 LOOKS_MAX = 3
 """Looks at a sku that sells all the time before commits of its location wait for one more, some milliseconds."""
 
@@ -216,8 +219,11 @@ async def _judge(dump: Dump, before: _Moment, after: _Moment, skus: Sequence[str
 
     scope = set(skus) if skus is not None else dump.atp.keys() | before.levels.keys() | after.levels.keys()
     held: Counter[str] = Counter()
-    for lines in dump.claims.values():
-        held.update(dict(lines))
+    for n, lines in enumerate(dump.claims.values()):
+        for sku, quantity in lines:
+            held[sku] += quantity
+        if n % ROWS_MAX == 0:
+            await asyncio.sleep(0)
     offered: Counter[str] = Counter()  # units that lost claims should hold
     for row in lost:
         offered.update({sku: quantity for sku, quantity in row["lines"]})
