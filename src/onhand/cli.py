@@ -363,12 +363,14 @@ async def _watch_dev(stack: DevStack, children: Processes, data: Path | None, be
     from onhand.dev.sample import things_to_try, wait_until_serving
     from onhand.serve import until_stopped
 
-    address = stack.server
+    address, connect = stack.server, stack.connect
     assert address is not None
+    assert connect is not None
 
     async def announce() -> None:
         await wait_until_serving(address)
-        typer.echo(await things_to_try(stack.postgres_dsn, address, time.monotonic() - began, data), err=True)
+        seconds = time.monotonic() - began
+        typer.echo(await things_to_try(stack.postgres_dsn, address, connect, seconds, data), err=True)
 
     def check() -> None:
         stack.check()

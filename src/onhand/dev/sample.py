@@ -44,22 +44,32 @@ async def wait_until_serving(address: str) -> None:
             await asyncio.sleep(ASK_SECONDS)
 
 
-async def things_to_try(dsn: str, address: str, seconds: float, data: Path | None) -> str:
-    """Three commands that work as they are printed; `data` is the stack's folder where it is not the default."""
+async def things_to_try(dsn: str, address: str, connect: str, seconds: float, data: Path | None) -> str:
+    """Four commands that work as they are printed. `address`, `connect`: where gRPC and Connect are served.
+
+    `data` is the stack's folder where it is not the default.
+    """
     connection = await asyncpg.connect(asyncpg_dsn(dsn))
     try:
         row = await connection.fetchrow(EXAMPLE)
     finally:
         await connection.close()
-    lines = [f"onhand serves gRPC on {address} after {seconds:.1f} s. Ctrl-C stops it, the data stays. Try:"]
+    edges = f"gRPC on {address} and Connect on {connect}"
+    lines = [f"onhand serves {edges} after {seconds:.1f} s. Ctrl-C stops it, the data stays. Try:"]
     if row is not None:
         location, sku = row["location_id"], row["sku"]
         curl = f".venv/bin/buf curl --protocol grpc --http2-prior-knowledge http://{address}/onhand.v1.InventoryService"
+        asked = f'{{"channel":"CHANNEL_WEB","skus":["{sku}"],"locationIds":["{location}"]}}'
+        plain = (
+            f"curl -s http://{connect}/onhand.v1.InventoryService/GetAvailability -H 'content-type: application/json'"
+        )
         basket = f'{{"locationId":"{location}","lines":[{{"sku":"{sku}","quantity":2}}]}}'
         lines += [
             f"  what a store can promise of {row['name'] or sku}:",
-            f'    {curl}/GetAvailability -d \'{{"channel":"CHANNEL_WEB","skus":["{sku}"],"locationIds":["{location}"]}}\'',
-            "  hold two of them for a minute (run the line above again afterwards):",
+            f"    {curl}/GetAvailability -d '{asked}'",
+            "  the same over plain HTTP:",
+            f"    {plain} -d '{asked}'",
+            "  hold two of them for a minute (run a line above again afterwards):",
             f'    {curl}/Reserve -d \'{{"requestId":"try-\'$(date +%s)\'","channel":"CHANNEL_WEB","ttlSeconds":60,'
             f'"baskets":[{basket}]}}\'',
         ]
