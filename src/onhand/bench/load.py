@@ -25,7 +25,7 @@ from onhand.v1 import inventory_pb2
 CLIENT_PROCESSES = 2
 """How many make the load."""
 CONNECTIONS = 4
-"""Of a client process."""
+"""Of a client process, for each server process: the kernel deals them out by chance."""
 CALL_SECONDS = 5
 """The deadline that every call tells."""
 DRAIN_SECONDS_MAX = 10.0
@@ -71,6 +71,7 @@ class Load:
     shop: Shop
     seed: int
     is_echo: bool = False
+    server_processes: int = 1
     orders: int = 0
     """Reservations that are made before, untimed, for calls that each use one up."""
 
@@ -301,7 +302,7 @@ class Client:
         draw = drawn(load.kind, load.shop, load.seed, self._reserved[is_hot], is_echo=load.is_echo)
         self._load = load
         self._loop = Gateway(draw) if load.edge is Edge.STREAM else Loop(draw)
-        await self._loop.open(load, min(CONNECTIONS, load.in_flight))
+        await self._loop.open(load, min(CONNECTIONS * load.server_processes, load.in_flight))
         gc.collect()
 
     async def _reserve(self, load: Load, count: int, *, is_hot: bool) -> None:

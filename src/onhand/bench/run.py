@@ -128,9 +128,21 @@ class Bench:
         loads = []
         for n in range(count):
             self._seed += 1
-            share = in_flight // count + (n < in_flight % count)
-            of_process = -(-orders // count)
-            loads.append(Load(kind, path, edge, HOST, port, share, self._stage.shop, self._seed, is_echo, of_process))
+            loads.append(
+                Load(
+                    kind=kind,
+                    path=path,
+                    edge=edge,
+                    host=HOST,
+                    port=port,
+                    in_flight=in_flight // count + (n < in_flight % count),
+                    shop=self._stage.shop,
+                    seed=self._seed,
+                    is_echo=is_echo,
+                    server_processes=self._stage.processes,
+                    orders=-(-orders // count),
+                )
+            )
         self._clients.all_do("prepare", loads)
         before, began = self._clocks(self._clients), time.perf_counter()
         tallies = self._clients.all_do("run", [seconds] * count)

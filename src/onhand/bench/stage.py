@@ -51,12 +51,11 @@ class Layout:
 
 
 def layout(processes: int, *, is_pinned: bool = True) -> Layout:
-    """One processor for each server process, as far as one is left for the rest."""
+    """One processor for each server process, the others for the rest; nothing is pinned where that leaves none."""
     cpus = sorted(os.sched_getaffinity(0))
-    count = min(processes, len(cpus) - 1)
-    if not is_pinned or count == 0:
+    if not is_pinned or processes >= len(cpus):
         return Layout(frozenset(cpus), frozenset(cpus), False)
-    return Layout(frozenset(cpus[:count]), frozenset(cpus[count:]), True)
+    return Layout(frozenset(cpus[:processes]), frozenset(cpus[processes:]), True)
 
 
 @dataclass
