@@ -190,6 +190,22 @@ async def test_a_refused_order_leaves_the_others_of_its_round_alone(shop: Shop) 
     assert await shop.fetch("SELECT count(*) FROM orders") == [(2,)]
 
 
+async def test_texts_of_any_kind_are_written_as_they_are_given(shop: Shop) -> None:
+    odd, good = await checkouts(shop, *[{NORTH: {MILK: 1}}] * 2)
+    odd.customer_id, odd.tenders[0].reference = "a\x1fb\x1e", "\x1e"
+    good.customer_id, good.tenders[0].reference = 'Zoë, {"\\} NULL', ""
+    sold = sale({MILK: 1}, 199, customer_id="\x1f")
+    with observed() as steps:
+        answers = await asyncio.gather(
+            *(shop.orders.place_order(r, CALLER) for r in (odd, good)), shop.orders.sell(sold, CALLER)
+        )
+    assert (steps.passed.count(PLACE), steps.passed.count(SELL), steps.passed.count(ALONE)) == (1, 0, 2)
+    for request, answer in zip((odd, good, sold), answers, strict=True):
+        assert answer.order == await shop.order(answer.order.order_id)
+        assert answer.order.customer_id == request.customer_id
+        assert list(answer.order.tenders) == list(request.tenders)
+
+
 async def test_a_reservation_that_expires_between_reading_and_writing_fails_alone(shop: Shop) -> None:
     first, second, third = await checkouts(shop, *[{NORTH: {MILK: 1}}] * 3)
 

@@ -15,6 +15,12 @@ PICKUP_CODE_LENGTH = 8
 """31**8 codes, five guesses each."""
 _SALT_BYTES = 16
 
+# A random byte is a letter, each letter that of as many bytes; those left over are drawn again.
+_FAIR = 256 - 256 % len(ALPHABET)
+_LETTERS = bytes(ord(ALPHABET[byte % len(ALPHABET)]) for byte in range(256))
+_UNFAIR = bytes(range(_FAIR, 256))
+_SPARE_BYTES = 4
+
 
 def new_order_number() -> str:
     """An order number, as in K7QF-3M9D-X2PA."""
@@ -53,7 +59,10 @@ def _hash(salt: bytes, code: str) -> bytes:
 
 
 def _draw(length: int) -> str:
-    return "".join(secrets.choice(ALPHABET) for _ in range(length))
+    drawn = b""
+    while len(drawn) < length:
+        drawn += secrets.token_bytes(length + _SPARE_BYTES).translate(_LETTERS, _UNFAIR)
+    return drawn[:length].decode("ascii")
 
 
 def _grouped(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import cache
 from typing import Any, TypeVar
 
 from onhand.domain.errors import invalid
@@ -50,7 +51,12 @@ def _named(wire: Any, prefix: str, domain: type[Named], field: str, value: int) 
 
 
 def _name(wire: Any, prefix: str, field: str, value: int) -> str:
-    names: dict[int, str] = {number: name for name, number in wire.items() if number}
+    names = _names(wire)
     if value not in names:
         raise invalid(field, "must be one of " + ", ".join(names.values()))
     return names[value].removeprefix(prefix)
+
+
+@cache
+def _names(wire: Any) -> dict[int, str]:
+    return {number: name for name, number in wire.items() if number}

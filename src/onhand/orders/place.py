@@ -202,11 +202,10 @@ def _check_total(request: pb.PlaceOrderRequest, total_minor: int, currency: str)
 
 
 def _line(number: int, line: CartLine, currency: str) -> NewLine:
-    if line.price is None or line.total_minor is None:
+    price, total_minor = line.price, line.total_minor
+    if price is None or total_minor is None:
         raise PriceNotFound(line.sku, currency)
-    return NewLine(
-        number, line.sku, line.quantity, line.price.amount_minor, line.price.price_quantity, line.total_minor
-    )
+    return NewLine(number, line.sku, line.quantity, price.amount_minor, price.price_quantity, total_minor)
 
 
 async def _allocate(tx: Transaction, claims: Sequence[ConfirmedClaim], document: str, actor: str) -> None:

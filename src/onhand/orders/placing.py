@@ -22,7 +22,7 @@ from onhand.ids import new_id
 from onhand.ledger.claims import ConfirmedClaim
 from onhand.ledger.mutation import Ledger
 from onhand.orders import together
-from onhand.orders.answers import new_order_message
+from onhand.orders.answers import fill_new_order
 from onhand.orders.place import REASON, Checkout, check_reservation, checkout, events_of, new_order, place_alone
 from onhand.orders.together import NotAsPlanned, Planned, Statement, Taking
 from onhand.postgres import to_json
@@ -172,12 +172,17 @@ def _planned(
     check_reservation(wanted, held)
     order, pickup_codes = new_order(wanted, new_id(), held, cart, prices)
     request = wanted.request
+    if not together.is_plain_text(
+        request.request_id, order.customer_id, order.actor, *[tender.reference for tender in order.tenders]
+    ):
+        return None
     ship_to = request.ship_to if order.ship_to is not None else None
-    message = new_order_message(order, names, made_time, ship_to)
+    response = pb.PlaceOrderResponse(pickup_codes=pickup_codes)
+    fill_new_order(response.order, order, names, made_time, ship_to)
     return Planned(
         request,
         order,
-        pb.PlaceOrderResponse(order=message, pickup_codes=pickup_codes),
+        response,
         [Taking(claim.location_id, claim.claim_id, claim.lines) for claim in held],
         [(type, subject, location_id, to_json(data)) for type, subject, data, location_id in events_of(order)],
         made_time,

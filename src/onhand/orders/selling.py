@@ -21,7 +21,7 @@ from onhand.ids import new_id
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.orders import together
-from onhand.orders.answers import new_order_message
+from onhand.orders.answers import fill_new_order
 from onhand.orders.sell import REASON, Sold, Till, event_of, new_sale, record, resolve, sold_lines, takes_of, till
 from onhand.orders.together import NotAsPlanned, Planned, Statement, Taking
 from onhand.postgres import to_json
@@ -221,11 +221,16 @@ def _planned(wanted: Till, rows: Sequence[Any]) -> _Sale | None:
         if row["amount_minor"] is not None
     }
     order = new_sale(wanted, new_id(), sold, prices)
+    if not together.is_plain_text(
+        request.request_id, order.customer_id, order.actor, *[tender.reference for tender in order.tenders]
+    ):
+        return None
     made_time = rows[0]["now"]
-    message = new_order_message(order, {row["sku"]: row["name"] for row in rows}, made_time)
+    response = pb.SellResponse()
+    fill_new_order(response.order, order, {row["sku"]: row["name"] for row in rows}, made_time)
     type, subject, data, location_id = event_of(order)
     events = [(type, subject, location_id, to_json(data))]
-    planned = Planned(request, order, pb.SellResponse(order=message), (), events, made_time, wanted.occurred)
+    planned = Planned(request, order, response, (), events, made_time, wanted.occurred)
     return _Sale(wanted, sold, takes, planned)
 
 

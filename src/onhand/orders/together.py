@@ -143,6 +143,8 @@ SELL = f"""{_REQUEST}, epochs AS MATERIALIZED (
     RETURNING true
 ), {_ORDERS}"""
 
+_SEPARATOR, _NULL = "\x1f", "\x1e"
+_CONTROL = re.compile(r"[\x00-\x1f]")
 _TEXTS, _UUIDS, _INTS, _LONGS, _BYTES, _TIMES = "text[]", "uuid[]", "int4[]", "int8[]", "bytea[]", "timestamptz[]"
 _TYPES = {
     **dict.fromkeys(("method", "to_bucket", "reason_code"), "text"),
@@ -159,7 +161,8 @@ _TYPES = {
     **dict.fromkeys(("reservation_id", "line_order", "work_id", "work_order", "part_work"), _UUIDS),
     **dict.fromkeys(("tender_order", "moved_order", "event_id"), _UUIDS),
 }
-"""Of the columns that are no text."""
+"""Of the columns that are no lists of texts."""
+_JOINED = frozenset((_TEXTS, _UUIDS, _INTS, _LONGS))
 
 
 class NotAsPlanned(Exception):
@@ -167,26 +170,48 @@ class NotAsPlanned(Exception):
 
 
 class Statement:
-    """SQL whose parameters are columns by name."""
+    """SQL whose parameters are columns by name.
+
+    Texts, numbers and ids are sent as one text a column, which PostgreSQL takes apart: asyncpg looks at every element of an
+    array several times, in Python, to learn whether it is an array too.
+    """
 
     def __init__(self, text: str) -> None:
         names: dict[str, int] = {}
 
         def numbered(match: re.Match[str]) -> str:
             name = match[1]
-            return f"${names.setdefault(name, len(names) + 1)}::{_TYPES.get(name, _TEXTS)}"
+            type = _TYPES.get(name, _TEXTS)
+            parameter = f"${names.setdefault(name, len(names) + 1)}"
+            if type not in _JOINED:
+                return f"{parameter}::{type}"
+            return f"(string_to_array({parameter}::text, E'\\x1f', E'\\x1e'))[2:]::{type}"
 
         self._text = re.sub(r"\{(\w+)\}", numbered, text)
-        self._names = tuple(names)
+        self._columns = [(name, _TYPES.get(name, _TEXTS) in _JOINED) for name in names]
 
     async def write(self, connection: Connection, columns: Mapping[str, Any]) -> None:
         """Raises NotAsPlanned; LedgerUnavailable comes from the connection, and leaves the outcome unknown."""
+        values = [_joined(columns[name]) if is_joined else columns[name] for name, is_joined in self._columns]
         try:
-            await connection.fetchval(self._text, *[columns[name] for name in self._names])
+            await connection.fetchval(self._text, *values)
         except asyncpg.PostgresError as error:
             if isinstance(error, UNAVAILABLE_ERRORS):
                 raise
             raise NotAsPlanned(str(error)) from error
+
+
+def _joined(column: Sequence[object]) -> str:
+    """Each element with a separator before it, so that none and one that is empty are told apart."""
+    joined = "".join([f"{_SEPARATOR}{_NULL if element is None else element}" for element in column])
+    if joined.count(_SEPARATOR) != len(column):
+        raise NotAsPlanned("a text holds a separator")
+    return joined
+
+
+def is_plain_text(*texts: str) -> bool:
+    """Whether texts hold nothing that cannot go in a round: no control characters, as the separators are."""
+    return all(text.isprintable() or not _CONTROL.search(text) for text in texts)
 
 
 @dataclass(frozen=True)
