@@ -34,7 +34,7 @@ NAMES = {
     "sell_hot",
     *(
         f"baseline_{what}{hot}"
-        for what in ("conditional_update", "select_for_update", "redis_script")
+        for what in ("conditional_update", "conditional_update_pooled", "select_for_update", "redis_script")
         for hot in ("", "_hot")
     ),
 }

@@ -12,7 +12,7 @@ import random
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
@@ -29,10 +29,12 @@ from onhand.bench.load import Tally, Workers
 from onhand.bench.shapes import STOCK, VARIANTS, Shop, basket
 from onhand.bench.stage import Stage
 
-POSTGRES_CONNECTIONS = 16
-"""Of a pool. More of them gave less on two processors; see docs/performance.md."""
+POSTGRES_CONNECTIONS = 64
+"""Of a pool that has one for each call in flight, as many processes with pools of their own have together."""
+POOLED_CONNECTIONS = 16
+"""Of the pool that all calls wait for: near the best of 10, 16, 32 and 64 on two processors (decision 0011)."""
 REDIS_CONNECTIONS = 64
-"""Of redis-py's pool, which waits for none: it raises where there are no more."""
+"""Of redis-py's pool: as many as calls in flight."""
 KEYS = "bench:stock:"
 """What keys of the script begin with."""
 
@@ -132,60 +134,85 @@ def redis_script(client: redis.asyncio.Redis) -> Take:
 
 
 class Baselines:
-    """What the process of the baselines does, order by order."""
+    """What the process of the baselines does, order by order. Only the kind that is measured has connections."""
 
     def __init__(self, postgres_dsn: str, redis_url: str, shop: Shop) -> None:
         self._dsn = postgres_dsn
         self._url = redis_url
         self._shop = shop
-        self._pool: asyncpg.Pool[Any] | None = None
-        self._engine: AsyncEngine | None = None
-        self._redis: redis.asyncio.Redis | None = None
-        self._takes: dict[str, Take] = {}
-        self._wanted: tuple[str, int] = ("", 0)
+        self._is_filled = False
+        self._opened = AsyncExitStack()
+        self._take: Take | None = None
+        self._kind = ""
+        self._is_hot = False
+        self._in_flight = 0
 
-    async def _open(self) -> None:
-        dsn = self._dsn
-        self._pool = await asyncpg.create_pool(dsn, min_size=POSTGRES_CONNECTIONS, max_size=POSTGRES_CONNECTIONS)
-        self._engine = create_async_engine(
+    async def _fill(self) -> None:
+        shop = self._shop
+        skus = [shop.sku(n) for n in range(shop.skus)]
+        locations = [shop.location_id(n) for n in range(shop.locations)]
+        connection: Any = await asyncpg.connect(self._dsn)
+        try:
+            await connection.execute(CREATE)
+            await connection.execute(INSERT, locations, skus, STOCK)
+        finally:
+            await connection.close()
+        async with redis.asyncio.Redis.from_url(self._url) as client:
+            for location_id in locations:
+                await client.hset(KEYS + location_id, mapping=dict.fromkeys(skus, STOCK))
+        self._is_filled = True
+
+    async def _open(self, kind: str) -> Take:
+        match kind:
+            case "conditional_update" | "conditional_update_pooled":
+                size = POOLED_CONNECTIONS if kind.endswith("_pooled") else POSTGRES_CONNECTIONS
+                made = asyncpg.create_pool(self._dsn, min_size=size, max_size=size)
+                return conditional_update(await self._opened.enter_async_context(made))
+            case "select_for_update":
+                engine = self._engine()
+                self._opened.push_async_callback(engine.dispose)
+                connections = [engine.connect() for _ in range(POSTGRES_CONNECTIONS)]
+                for connection in connections:
+                    await connection.start()
+                for connection in connections:
+                    await connection.close()  # back to the pool
+                return select_for_update(async_sessionmaker(engine, expire_on_commit=False))
+            case "redis_script":
+                pool = redis.asyncio.BlockingConnectionPool.from_url(self._url, max_connections=REDIS_CONNECTIONS)
+                client = redis.asyncio.Redis(connection_pool=pool)
+                self._opened.push_async_callback(pool.disconnect)
+                return redis_script(client)
+        raise ValueError(f"no baseline of kind {kind}")
+
+    def _engine(self) -> AsyncEngine:
+        return create_async_engine(
             URL.create("postgresql+asyncpg"),
-            async_creator=lambda: asyncpg.connect(dsn),
+            async_creator=lambda: asyncpg.connect(self._dsn),
             poolclass=AsyncAdaptedQueuePool,
             pool_size=POSTGRES_CONNECTIONS,
             max_overflow=0,
         )
-        pool = redis.asyncio.BlockingConnectionPool.from_url(self._url, max_connections=REDIS_CONNECTIONS)
-        self._redis = redis.asyncio.Redis(connection_pool=pool)
-        shop = self._shop
-        skus = [shop.sku(n) for n in range(shop.skus)]
-        locations = [shop.location_id(n) for n in range(shop.locations)]
-        await self._pool.execute(CREATE)
-        await self._pool.execute(INSERT, locations, skus, STOCK)
-        for location_id in locations:
-            await self._redis.hset(KEYS + location_id, mapping=dict.fromkeys(skus, STOCK))
-        self._takes = {
-            "conditional_update": conditional_update(self._pool),
-            "select_for_update": select_for_update(async_sessionmaker(self._engine, expire_on_commit=False)),
-            "redis_script": redis_script(self._redis),
-        }
 
     async def prepare(self, wanted: tuple[str, int]) -> None:
         """Which kind is next, and how many loops."""
-        if not self._takes:
-            await self._open()
-        self._wanted = wanted
+        if not self._is_filled:
+            await self._fill()
+        name, self._in_flight = wanted
+        kind, self._is_hot = name.removesuffix("_hot"), name.endswith("_hot")
+        if kind != self._kind:
+            await self._opened.aclose()
+            self._take, self._kind = await self._open(kind), kind
         gc.collect()
 
     async def run(self, seconds: float) -> Tally:
         """Loops that each take one basket after another."""
-        kind, in_flight = self._wanted
-        is_hot = kind.endswith("_hot")
-        take = self._takes[kind.removesuffix("_hot")]
-        draw = random.Random(in_flight)
+        take = self._take
+        assert take is not None
+        draw = random.Random(self._in_flight)
         # In one order everywhere: rows locked crosswise would wait for each other.
         baskets = [
             (location_id, sorted(skus))
-            for location_id, skus in (basket(self._shop, draw, is_hot=is_hot) for _ in range(VARIANTS))
+            for location_id, skus in (basket(self._shop, draw, is_hot=self._is_hot) for _ in range(VARIANTS))
         ]
         tally, now = Tally(), time.perf_counter
         began = now()
@@ -202,22 +229,23 @@ class Baselines:
                 tally.in_window += answered < until
                 tally.latencies.append(answered - sent)
 
-        await asyncio.gather(*(loop() for _ in range(in_flight)))
+        await asyncio.gather(*(loop() for _ in range(self._in_flight)))
         tally.window_seconds = seconds
         return tally
 
     async def clear(self, _: object) -> None:
-        """Takes away what was made, and disconnects."""
-        if not self._takes or self._pool is None or self._engine is None or self._redis is None:
-            return
-        await self._pool.execute(DROP)
-        async for key in self._redis.scan_iter(match=KEYS + "*"):
-            await self._redis.delete(key)
-        await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
-        await self._engine.dispose()
-        await self._pool.close()
-        self._takes = {}
+        """Disconnects, and takes away what was made."""
+        await self._opened.aclose()
+        self._kind = ""
+        connection: Any = await asyncpg.connect(self._dsn)
+        try:
+            await connection.execute(DROP)
+        finally:
+            await connection.close()
+        async with redis.asyncio.Redis.from_url(self._url) as client:
+            async for key in client.scan_iter(match=KEYS + "*"):
+                await client.delete(key)
+        self._is_filled = False
 
 
 def _baseline_process(pipe: Pipe, cpus: set[int], postgres_dsn: str, redis_url: str, shop: Shop) -> None:

@@ -75,6 +75,7 @@ FIGURES = (
     _order("sell", "Sell"),
     _order("sell_hot", "Sell", in_flight=FEWER),
     *_baseline("conditional_update"),
+    *_baseline("conditional_update_pooled"),
     *_baseline("select_for_update"),
     *_baseline("redis_script"),
 )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onhand.bench.baselines import POSTGRES_CONNECTIONS
+from onhand.bench.baselines import POOLED_CONNECTIONS
 
 Told = Mapping[str, Any]
 """A figure of the report, or all of it."""
@@ -103,8 +103,9 @@ of reserve_batch are those of a call of 100. Figures `_connect` are Connect over
 OF_BASELINES = f"""\
 What one would otherwise write: each takes the same baskets as reserve (or, as `_hot`, the one unit of the one sku), by loops in
 one process on the server's processor, and pays for no RPC, no idempotency, no journal of who holds what, no expiry.
-conditional_update: asyncpg, one guarded UPDATE a line in a transaction. select_for_update: SQLAlchemy's ORM on asyncpg. Both with
-{POSTGRES_CONNECTIONS} connections. redis_script: a Lua script by redis-py; what it took is written nowhere."""
+conditional_update: asyncpg, one guarded UPDATE a line in a transaction, with a connection for each call in flight, as many
+processes with pools of their own have together; _pooled: all calls wait for the same {POOLED_CONNECTIONS} connections.
+select_for_update: SQLAlchemy's ORM on asyncpg. redis_script: a Lua script by redis-py; what it took is written nowhere."""
 OF_FIGURES = (
     "figure",
     "in flight",
