@@ -58,6 +58,8 @@ PREFLIGHT_SECONDS = 7200
 REQUEST_HEADERS = f"content-type, content-encoding, connect-protocol-version, connect-timeout-ms, {ACTOR_KEY}"
 """Headers that a page of another origin may send."""
 HEALTH_PATH = "/healthz"
+LATE_SECONDS = 0.1
+"""How long after its deadline a request that does not come whole is given up at the latest."""
 NO_STORE = ("cache-control", "no-store")
 """With every read by GET: what a cache kept would be of a moment that is past."""
 
@@ -110,6 +112,7 @@ class Connect:
     ) -> None:
         """`methods` by service and name; `origins` whose pages may call from a browser, `*` for any."""
         self._calls = calls
+        self._bodies = _Bodies()
         self._origins = frozenset(origins)
         self._health = Health(frozenset(methods), calls)
         self._routes = {f"/{health.SERVICE_NAME}/Check": Route(self._health, True)} | {
@@ -140,10 +143,10 @@ class Connect:
                 content_type = scope.headers.get("content-type")
                 if content_type == bridge.CONTENT_TYPE:
                     encoding = bridge.BRIDGED
-                    encoded, seconds = await _bridged(scope, protocol)
+                    encoded, seconds = await _bridged(scope, protocol, self._bodies)
                 else:
                     encoding = encoding_of(content_type)
-                    encoded, seconds = await _posted(scope, protocol)
+                    encoded, seconds = await _posted(scope, protocol, self._bodies)
             elif scope.method == "GET" and route.is_read:
                 encoding, encoded = read_by_get(scope.query_string)
                 seconds = seconds_of(scope.headers.get("connect-timeout-ms"))
@@ -220,69 +223,68 @@ async def _called(
     return encoding.answer(response)
 
 
-async def _posted(scope: Scope, protocol: HTTPProtocol) -> tuple[bytes, float | None]:
+async def _posted(scope: Scope, protocol: HTTPProtocol, bodies: _Bodies) -> tuple[bytes, float | None]:
     """The request of a call and the seconds that are left for it. Raises Unreadable."""
     headers = scope.headers
     if headers.get("connect-protocol-version", "1") != "1":
         raise unreadable("connect-protocol-version is 1")
     seconds = seconds_of(headers.get("connect-timeout-ms"))
-    body, seconds = await _body(scope, protocol, seconds)
+    body, seconds = await bodies.read(scope, protocol, seconds)
     compression = headers.get("content-encoding")
     return body if compression is None else uncompressed(compression, body), seconds
 
 
-async def _bridged(scope: Scope, protocol: HTTPProtocol) -> tuple[bytes, float | None]:
+async def _bridged(scope: Scope, protocol: HTTPProtocol, bodies: _Bodies) -> tuple[bytes, float | None]:
     """The same, as Envoy's reverse bridge sends it. Raises Unreadable."""
     if not scope.http_version.startswith("1"):
         # A gRPC client that came without the bridge could not read the answer, which has no trailers.
         raise Unreadable(
             grpc.StatusCode.UNIMPLEMENTED, "this port serves Connect, and gRPC behind Envoy's reverse bridge"
         )
-    body, seconds = await _body(scope, protocol, bridge.seconds_of(scope.headers.get("grpc-timeout")))
+    body, seconds = await bodies.read(scope, protocol, bridge.seconds_of(scope.headers.get("grpc-timeout")))
     return bridge.unframed(body, scope.headers.get("grpc-encoding")), seconds
 
 
-async def _body(scope: Scope, protocol: HTTPProtocol, seconds: float | None) -> tuple[bytes, float | None]:
-    """The body of a request, read within its deadline, and what is left of that. Raises Unreadable."""
-    began = time.monotonic()
-    length = scope.headers.get("content-length")
-    if length is not None and int(length) > MESSAGE_BYTES_MAX:
-        raise too_large()
-    limit = _Limit(CALL_SECONDS_MAX if seconds is None else min(seconds, CALL_SECONDS_MAX))
-    try:
-        body = await (protocol() if length is not None else _chunks(protocol))
-    except asyncio.CancelledError:
-        limit.check()
-        raise
-    finally:
-        limit.end()
-    return body, None if seconds is None else seconds - (time.monotonic() - began)
+class _Bodies:
+    """Bodies of requests that are being read, each until its deadline."""
 
+    def __init__(self) -> None:
+        self._until: dict[asyncio.Task[None], float] = {}
+        self._late: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
-class _Limit:
-    """Ends this task's waiting after some seconds. As asyncio.timeout does, in a third of its time: each call pays for it."""
-
-    def __init__(self, seconds: float) -> None:
+    async def read(self, scope: Scope, protocol: HTTPProtocol, seconds: float | None) -> tuple[bytes, float | None]:
+        """The body of a request, and what is left of the seconds it has. Raises Unreadable."""
+        length = scope.headers.get("content-length")
+        if length is not None and int(length) > MESSAGE_BYTES_MAX:
+            raise too_large()
         task = asyncio.current_task()
         assert task is not None
-        self._task = task
-        self._is_over = False
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
+        began = time.monotonic()
+        self._until[task] = began + (CALL_SECONDS_MAX if seconds is None else min(seconds, CALL_SECONDS_MAX))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LATE_SECONDS, self._look)
+        try:
+            body = await (protocol() if length is not None else _chunks(protocol))
+        except asyncio.CancelledError:
+            if task in self._late and task.uncancel() == 0:
+                raise Unreadable(
+                    grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come before its deadline; nothing was begun"
+                ) from None
+            raise
+        finally:
+            self._until.pop(task, None)
+            self._late.discard(task)
+        return body, None if seconds is None else seconds - (time.monotonic() - began)
 
-    def _expire(self) -> None:
-        self._is_over = True
-        self._task.cancel()
-
-    def check(self) -> None:
-        """Called when the waiting was cancelled: raises Unreadable if it was for this."""
-        if self._is_over and self._task.uncancel() == 0:
-            raise Unreadable(
-                grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come before its deadline; nothing was begun"
-            ) from None
-
-    def end(self) -> None:
-        """Nothing is limited any more."""
-        self._timer.cancel()
+    def _look(self) -> None:
+        """Gives up what is late. One timer for all: one each would cost every call more than finding its method."""
+        now = time.monotonic()
+        for task in [task for task, until in self._until.items() if until <= now]:
+            del self._until[task]
+            self._late.add(task)
+            task.cancel()
+        self._timer = asyncio.get_running_loop().call_later(LATE_SECONDS, self._look) if self._until else None
 
 
 async def _chunks(protocol: HTTPProtocol) -> bytes:
