@@ -31,7 +31,7 @@ CALL_SECONDS = 5
 DRAIN_SECONDS_MAX = 10.0
 """How long calls under way may take at the end of a measurement."""
 REFUSED_SHARE_MAX = 0.001
-"""Of all calls: with more refused ones it is not the work that was measured."""
+"""Of all calls: with more refused ones it is not the work alone that was measured."""
 STREAM_MESSAGE_MAX = 100
 """Reservations in one message of a stream."""
 PREPARE_IN_FLIGHT = 2

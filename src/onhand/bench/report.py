@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from onhand.bench.baselines import POOLED_CONNECTIONS
+from onhand.bench.load import REFUSED_SHARE_MAX
 
 Told = Mapping[str, Any]
 """A figure of the report, or all of it."""
@@ -180,8 +181,9 @@ def _at(figures: Sequence[Told]) -> list[Told]:
 def _row(figure: Told) -> tuple[str, ...]:
     cpu = figure["cpu_ms_per_call"]
     least, most = figure["ratio_to_echo_min"], figure["ratio_to_echo_max"]
+    refused = figure["refused_share"]
     return (
-        figure["name"],
+        figure["name"] + (f" ({refused:.1%} refused)" if refused > REFUSED_SHARE_MAX else ""),
         str(figure["in_flight"]),
         f"{figure['calls_per_second']:,.0f}",
         f"{figure['ratio_to_echo']:.2f} ({least:.2f} to {most:.2f})",

@@ -14,7 +14,7 @@ from typing import Any
 
 from onhand.bench.baselines import baseline_worker
 from onhand.bench.figures import BY_NAME, FIGURES, Figure
-from onhand.bench.load import BenchError, Edge, Load, Tally, Workers, clients, refuse_refusals
+from onhand.bench.load import REFUSED_SHARE_MAX, BenchError, Edge, Load, Tally, Workers, clients, printable
 from onhand.bench.stage import HOST, Stage, stage, used
 from onhand.progress import Show
 from onhand.verify import verify
@@ -70,6 +70,8 @@ class Sample:
     cpu_ms_per_call: dict[str, float]
     cpu_share: dict[str, float]
     """Of one processor, while it was measured."""
+    refused_share: float
+    """Of all calls: those that the server refused, as by its limits on calls under way."""
 
 
 @dataclass
@@ -166,9 +168,8 @@ class Bench:
         tally = Tally()
         for each in tallies:
             tally.add(each)
-        refuse_refusals(tally, name)
         if not tally.answered:
-            raise BenchError(f"{name}: no call was answered")
+            raise BenchError(f"{name}: none of {tally.refused} calls was answered: {printable(tally.refusal)}")
         # Where nothing is answered within the window, all that was begun is told over the time that it took.
         rate = tally.in_window / tally.window_seconds if tally.in_window else tally.answered / took
         ordered = sorted(tally.latencies)
@@ -179,6 +180,7 @@ class Bench:
             p99_ms=1000 * percentile(ordered, 0.99),
             cpu_ms_per_call={of: 1000 * seconds / items for of, seconds in cpu.items()},
             cpu_share={of: seconds / took for of, seconds in cpu.items()},
+            refused_share=tally.refused / (tally.answered + tally.refused),
         )
 
 
@@ -254,15 +256,22 @@ def alternate(
 
 
 def patiently(measure: Callable[[], Sample]) -> Sample:
-    """One measurement, ATTEMPTS_MAX times at most. Raises the last BenchError."""
+    """One measurement, ATTEMPTS_MAX times at most; the last one counts, however many calls were refused: the report tells.
+
+    Raises the last BenchError.
+    """
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
-            return measure()
+            sample = measure()
         except BenchError as error:
             if attempt == ATTEMPTS_MAX:
                 raise
             log.warning("measured anew: %s", error)
-            time.sleep(ATTEMPT_PAUSE_SECONDS)
+        else:
+            if sample.refused_share <= REFUSED_SHARE_MAX or attempt == ATTEMPTS_MAX:
+                return sample
+            log.warning("measured anew: %.0f%% of the calls were refused", 100 * sample.refused_share)
+        time.sleep(ATTEMPT_PAUSE_SECONDS)
     raise AssertionError("not reached")
 
 
@@ -277,6 +286,7 @@ def summed_up(samples: Sequence[Sample]) -> dict[str, Any]:
         "p99_ms": round(statistics.median(sample.p99_ms for sample in samples), 3),
         "cpu_ms_per_call": _medians([sample.cpu_ms_per_call for sample in samples], 4),
         "cpu_share": _medians([sample.cpu_share for sample in samples], 2),
+        "refused_share": round(statistics.mean(sample.refused_share for sample in samples), 4),
     }
 
 

@@ -26,7 +26,7 @@ def table(report: Mapping[str, Any]) -> str:
         cpu = {name: f"{1000 * ms:.0f}" for name, ms in figure["cpu_ms_per_call"].items()}
         rows.append(
             (
-                figure["name"],
+                figure["name"] + (f" ({figure['refused_share']:.1%} refused)" if figure["refused_share"] else ""),
                 str(figure["in_flight"]),
                 f"{figure['calls_per_second']:.0f}",
                 f"{figure['ratio_to_echo']:.2f}",
