@@ -253,7 +253,7 @@ async def _serve_here(
     dsn: str, url: str, host: str, port: int, connect_port: int | None, origins: Sequence[str], *, has_echo: bool
 ) -> None:
     from onhand import crash
-    from onhand.serve import check_parent, until_stopped
+    from onhand.serve import check_parent, collect_rarely, until_stopped
 
     application = await _open(dsn, url)
     try:
@@ -266,6 +266,7 @@ async def _serve_here(
                 log.info("serving Connect on %s:%d", host, second.port)
             actual = await server.start(f"{host}:{port}")
             log.info("serving on %s:%d, pid %d", host, actual, os.getpid())
+            collect_rarely()
 
             def check() -> None:
                 check_parent()

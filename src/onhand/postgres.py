@@ -59,6 +59,7 @@ SESSION = {
     "jit": "off",
     # What is asked for all the time is in memory, or on a disk that seeks as fast as it reads: a key is looked up by its index.
     "random_page_cost": "1.1",
+    "plan_cache_mode": "force_generic_plan",  # tests/ledger/test_plans.py: no plan depends on its values
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "15s",
     "client_connection_check_interval": "2s",

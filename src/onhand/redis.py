@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import inf
 from typing import Any
 
 from redis.asyncio import ConnectionPool
@@ -100,7 +101,8 @@ class _Bound:
             replies: list[Any] = []
             for _ in commands:
                 try:
-                    replies.append(await self.connection.read_response(disable_decoding=True))
+                    # The time is kept here, for all of them: redis-py's own timer costs more than the answer, for each.
+                    replies.append(await self.connection.read_response(disable_decoding=True, timeout=inf))
                 except ResponseError as error:
                     replies.append(error)
             return replies

@@ -195,7 +195,7 @@ async def test_a_gate_that_lags_by_more_than_one_look_is_caught_up(
     pauses = []
     for _ in range(10):
         lagging = await stand.server()
-        pause = Pause(lagging.app.ledger, "_follow")
+        pause = Pause(lagging.app.ledger, "follow")
         pauses.append((pause, asyncio.create_task(lagging.receive(NORTH, {MILK: 1}))))
         await pause.reached.wait()
     assert await stand.gate_atp() == 1

@@ -120,7 +120,7 @@ class Server:
         for name, objects in implementations.items():
             handlers = self._unary(name) | self._streams(name, objects)
             # Registered methods wait in queues of their own inside gRPC: a flood of one does not stand before the others.
-            self._server.add_registered_method_handlers(name, handlers)  # type: ignore[attr-defined]  # new, its stub older
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
         if extra_handlers:
             self._server.add_generic_rpc_handlers(tuple(extra_handlers))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

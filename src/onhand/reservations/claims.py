@@ -16,7 +16,7 @@ from onhand.ids import new_id
 from onhand.ledger.claims import Claim
 from onhand.redis import Unreachable
 from onhand.reservations.combiner import Combiner
-from onhand.reservations.gate import Drop, Gate, NoClaim, Refused, Take, Taken, TakeResult, Untrusted
+from onhand.reservations.gate import Drop, Gate, NoClaim, Refused, Reminder, Take, Taken, TakeResult, Untrusted
 from onhand.reservations.policy import Policy, is_online
 from onhand.reservations.rebuild import Rebuilder
 from onhand.reservations.relay import Relay, unavailable
@@ -103,8 +103,10 @@ class Claims:
             await self._mend(takes, results, version, asked)
         raise GateUnavailable("its data was replaced again and again")
 
-    async def take_together(self, baskets: Sequence[Basket]) -> list[Held | None]:
+    async def take_together(self, baskets: Sequence[Basket], reminders: Sequence[Reminder] = ()) -> list[Held | None]:
         """Takes baskets in one script call, each whole; None where one was not to be had at once, and nothing of it is held.
+
+        `reminders` are of other claims, and go along.
 
         Raises GateUnavailable, after which what was taken is left to the sweeper.
         """
@@ -116,7 +118,7 @@ class Claims:
                 kept = [(sku, n, threshold(channel, sku) if online else 0) for sku, n in lines]
                 takes.append(Take(location_id, new_id(), due_ms, kept, False, online))
         try:
-            results = await self._gate.take(takes)
+            results = await self._gate.take(takes, reminders)
         except Unreachable as error:
             raise unavailable(error) from error
         held: list[Held | None] = []

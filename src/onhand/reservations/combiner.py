@@ -22,6 +22,12 @@ WAITING_MAX = 5_000
 
 USUAL_MIN = 1.5
 """Items of a round, about, from which on rounds linger."""
+BESIDE_SECONDS = 0.02
+"""How long what gathers waits for the round before it to end, if that may have company."""
+BUSY_SECONDS_MAX = 0.01
+"""How much longer it waits while the process is busy with other calls: there is no use for the answer of a round before."""
+IDLE_TURN_SECONDS = 0.0001
+"""A turn of the event loop that is shorter had nothing to do."""
 LEARN = 0.2
 """How much a round says of what is usual."""
 
@@ -52,7 +58,7 @@ class Combiner(Generic[Item, Result]):
         self._round_items_max = round_items_max
         self._rounds_at_once_max = rounds_at_once_max
         self._linger_seconds = linger_seconds
-        self._full: asyncio.Future[None] | None = None
+        self._waker: asyncio.Future[None] | None = None
         self._usual = 1.0
         self._is_gathering = False
         self._keeps_late = keeps_late
@@ -69,8 +75,8 @@ class Combiner(Generic[Item, Result]):
             raise Overloaded(self.name, WAITING_MAX)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, None if self._keeps_late else until))
-        if self._full is not None and len(self._waiting) >= self._round_items_max and not self._full.done():
-            self._full.set_result(None)
+        if self._waker is not None and len(self._waiting) >= self._round_items_max:
+            _wake(self._waker)
         self._start_rounds()
         return future
 
@@ -85,6 +91,8 @@ class Combiner(Generic[Item, Result]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        if self._waker is not None:
+            _wake(self._waker)
         self._start_rounds()
 
     def _batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
@@ -102,15 +110,28 @@ class Combiner(Generic[Item, Result]):
         """Waits for further items, if the rounds lately had company."""
         # One turn of the event loop, so that calls which are ready now share this round.
         await asyncio.sleep(0)
-        if not self._linger_seconds or self._usual < USUAL_MIN or len(self._waiting) >= self._round_items_max:
+        if not self._linger_seconds or self._usual < USUAL_MIN:
+            return
+        await self._sleep(self._linger_seconds)
+        if len(self._running) > 1:  # what gathers beside a round is best sent right after it, unless that hangs
+            await self._sleep(BESIDE_SECONDS)
+        until = time.monotonic() + BUSY_SECONDS_MAX
+        while (began := time.monotonic()) < until and len(self._waiting) < self._round_items_max:
+            await asyncio.sleep(0)
+            if time.monotonic() - began < IDLE_TURN_SECONDS:
+                return
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until so many wait that the round is full, or another round has ended, at most `seconds`."""
+        if len(self._waiting) >= self._round_items_max:
             return
         loop = asyncio.get_running_loop()
-        self._full = full = loop.create_future()
-        timer = loop.call_later(self._linger_seconds, _wake, full)
+        self._waker = waker = loop.create_future()
+        timer = loop.call_later(seconds, _wake, waker)
         try:
-            await full
+            await waker
         finally:
-            self._full = None
+            self._waker = None
             timer.cancel()
 
     async def _round(self) -> None:

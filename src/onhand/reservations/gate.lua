@@ -54,7 +54,7 @@ end
 -- A fact takes regardless. `frees` is a claim whose units count as free here, while both are held (a change of quantity).
 -- Returns JSON: for each entry the epoch where it was taken, or { epoch, overdrawn = [[sku, units below zero], ...] } for a
 -- fact that was not there, or { refused = [[sku, available], ...], epoch }, or { untrusted = true }, or { no_claim = true }
--- where `frees` is not held.
+-- where `frees` is not held. A second argument, JSON [[location, claim, due], ...], moves the hints of claims that are held.
 local function take(keys, argv)
   local run, entries, results = argv[1], cjson.decode(argv[2]), {}
   local places = {}
@@ -110,6 +110,9 @@ local function take(keys, argv)
         end
       end
     end
+  end
+  for _, hint in ipairs(cjson.decode(argv[3])) do
+    redis.call('ZADD', location(keys, hint[1]).due, 'XX', exact(hint[3]), hint[2])
   end
   return cjson.encode(results)
 end

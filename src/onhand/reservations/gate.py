@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeGuard
@@ -75,6 +75,10 @@ class Drop:
     location_id: str
     claim_id: UUID
     give_back: bool
+
+
+Reminder = tuple[str, UUID, int]
+"""Location, claim, and the milliseconds since 1970 after which the sweeper is to look at it again."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,8 @@ class Gate:
         return _checked(reply)
 
     @step("gate.take", model=("take",))
-    async def take(self, takes: Sequence[Take]) -> list[TakeResult]:
-        """Makes claims, each whole or not at all."""
+    async def take(self, takes: Sequence[Take], reminders: Sequence[Reminder] = ()) -> list[TakeResult]:
+        """Makes claims, each whole or not at all; and sets when the sweeper is to look at others again."""
         place: dict[str, int] = {}
         entries: list[list[Any]] = []
         for t in takes:
@@ -173,9 +177,17 @@ class Gate:
             if t.frees is not None:
                 entry.append(str(t.frees))
             entries.append(entry)
-        results = json.loads(await self._one("take", list(place), entries))
+        hints = [(place.setdefault(loc, len(place) + 1), str(claim), due_ms) for loc, claim, due_ms in reminders]
+        command = self._take_command(list(place), _encode(entries), _encode(hints))
+        (reply,) = await self.connections.pipeline(command)
+        results = json.loads(_checked(reply))
         taken = {r: Taken(r) for r in set(filter(_is_epoch, results))}
         return [taken[r] if _is_epoch(r) else _take_result(r) for r in results]
+
+    @staticmethod
+    def _take_command(location_ids: Sequence[str], entries: str, hints: str) -> Callable[[str], list[Command]]:
+        keys = [key for location_id in location_ids for key in _keys(location_id)]
+        return lambda run_id: [["FCALL", PREFIX + "take", len(keys), *keys, run_id, entries, hints]]
 
     @step("gate.drop", model=("undo", "give_back", "forget"))
     async def drop(self, drops: Sequence[Drop]) -> list[int]:
@@ -272,10 +284,13 @@ class Gate:
         return result
 
     @step("gate.remind")
-    async def remind(self, hints: Sequence[tuple[str, UUID, int]]) -> None:
-        """Sets when the sweeper is to look at claims again: (location, claim, milliseconds)."""
+    async def remind(self, hints: Sequence[Reminder]) -> None:
+        """Sets when the sweeper is to look at claims again."""
+        of_location: dict[str, list[str | int]] = {}
+        for location_id, claim_id, due_ms in hints:
+            of_location.setdefault(location_id, []).extend((due_ms, str(claim_id)))
         await self.connections.pipeline(
-            lambda _: [("ZADD", _keys(loc)[3], "XX", due_ms, str(claim_id)) for loc, claim_id, due_ms in hints]
+            lambda _: [("ZADD", _keys(loc)[3], "XX", *pairs) for loc, pairs in of_location.items()]
         )
 
     @step("gate.size")

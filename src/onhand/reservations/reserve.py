@@ -29,6 +29,7 @@ from onhand.ledger.mutation import Answer, Ledger, Mutation, body_hash, is_certa
 from onhand.ledger.transaction import Transaction
 from onhand.reservations.claims import HINT_SECONDS, ClaimGone, Claims, GateShort, Held, Wants
 from onhand.reservations.combiner import Combiner
+from onhand.reservations.gate import Reminder
 from onhand.reservations.journal import Entry, Journal, Outcome
 from onhand.reservations.policy import VERSION, Policy
 from onhand.reservations.sweep import Sweeper
@@ -119,6 +120,8 @@ class Reservations:
         self._policy = policy
         self._clock = clock
         self._known_skus: set[str] = set()
+        # The sweeper need not look at what is journalled until its deadline. The next round says so; if none follows, it looks.
+        self._reminders: list[Reminder] = []
         self._alone: set[asyncio.Task[v1.ReserveResponse]] = set()
         self._journal = journal
         self._rounds: Combiner[_Wanted, v1.ReserveResponse] = Combiner(
@@ -170,15 +173,19 @@ class Reservations:
         results: list[Any] = [None] * len(wanted)
         entries: list[Entry] = []
         entered: list[tuple[int, Held, v1.ReserveResponse]] = []
-        for n, held in enumerate(await self._claims.take_together(baskets)):
+        reminders, self._reminders = self._reminders, []
+        for n, held in enumerate(await self._claims.take_together(baskets, reminders)):
             if held is not None:
                 entry, answer = self._entry(wanted[n], ends[wanted[n].ttl_seconds], held)
                 entries.append(entry)
                 entered.append((n, held, answer))
         outcomes = await self._journalled_together(entries, [held for _, held, _ in entered])
-        for (n, _, answer), outcome in zip(entered, outcomes, strict=True):
+        for (n, held, answer), outcome in zip(entered, outcomes, strict=True):
             if outcome is Outcome.JOURNALLED:
                 results[n] = answer
+                due_ms = ends[wanted[n].ttl_seconds].milliseconds
+                if due_ms > latest_ms:
+                    self._reminders += [(c.location_id, c.claim_id, due_ms) for c in held.claims]
             elif isinstance(outcome, BaseException):
                 results[n] = outcome
         return [self._begin_alone(w) if r is None else r for w, r in zip(wanted, results, strict=True)]
