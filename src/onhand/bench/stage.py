@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -156,8 +156,12 @@ def stage(
     has_fsync: bool = True,
     shop: Shop | None = None,
     has_stock: bool = True,
+    prepare: Callable[[str], None] | None = None,
 ) -> Iterator[Stage]:
-    """A stack and servers with an echo, and the shop in them unless another fills it; all ended and gone at the end."""
+    """A stack and servers with an echo, and the shop in them unless another fills it; all ended and gone at the end.
+
+    `prepare` is given the address of the ledger before any server runs on it.
+    """
     where = layout(processes, is_pinned=is_pinned)
     shop = shop or Shop()
     before = os.sched_getaffinity(0)
@@ -167,6 +171,8 @@ def stage(
         folder = ended.enter_context(tempfile.TemporaryDirectory(prefix="onhand-bench-", ignore_cleanup_errors=True))
         stack = ended.enter_context(DevStack(Path(folder), fast=not has_fsync))
         migrate(stack.postgres_dsn)
+        if prepare is not None:
+            prepare(stack.postgres_dsn)
         held = ended.enter_context(reserve_port(HOST, 0))
         port = held.getsockname()[1]
         held_connect = ended.enter_context(reserve_port(HOST, 0))

@@ -52,16 +52,22 @@ def _of_size(size: Size, wanted: Wanted, show: Show) -> dict[str, Any]:
     def step(name: str, done: int, total: int | None) -> None:
         show(f"{size.name}: {name}", done, total)
 
+    seeded = 0.0
+
+    def fill(dsn: str) -> None:
+        nonlocal seeded
+        step("seed", 0, 1)
+        seeded = asyncio.run(seed(dsn, size))
+        step("seed", 1, 1)
+
     with stage(
         processes=wanted.processes,
         is_pinned=wanted.is_pinned,
         has_fsync=wanted.has_fsync,
         shop=shop_of(size),
         has_stock=False,
+        prepare=fill,
     ) as on:
-        step("seed", 0, 1)
-        seeded = asyncio.run(seed(on.postgres_dsn, size))
-        step("seed", 1, 1)
         loaded = asyncio.run(_load_gate(on, size, step))
         idle = _idle(on, min(IDLE_SECONDS, wanted.seconds))
         figures = [BY_NAME[name] for name in wanted.names if name in NAMES]
