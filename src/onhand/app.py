@@ -52,8 +52,6 @@ PATROL_SECONDS = 1.0
 """How often the next locations are looked at for orphans and increases not relayed."""
 RECONCILE_SECONDS = 1.0
 """How often the next locations are compared, gate and ledger."""
-RECONCILE_SHARE_MAX = 0.05
-"""How much of a process's time that may take: with a million reservations it would be a third of it."""
 CLOCK_SECONDS = 60.0
 """How often the ledger is asked for its time."""
 
@@ -122,19 +120,19 @@ class App:
         await self.clock.set_by(self.database)
         await self.policy.refresh(1)
 
-    def loops(self) -> Sequence[tuple[str, Callable[[], Awaitable[object]], float, float]]:
-        """What goes on beside the calls: its name, one step of it, the seconds between two, and its share of the time at most."""
+    def loops(self) -> Sequence[tuple[str, Callable[[], Awaitable[object]], float]]:
+        """What goes on beside the calls: its name, one step of it, and the seconds between two."""
         return (
-            ("expiring reservations", self.sweeper.expire, EXPIRE_SECONDS, 1.0),
-            ("patrol", self.sweeper.patrol, PATROL_SECONDS, 1.0),
-            ("reconciling", self.reconciler.step_in_turn, RECONCILE_SECONDS, RECONCILE_SHARE_MAX),
-            ("setting the clock", lambda: self.clock.set_by(self.database), CLOCK_SECONDS, 1.0),
+            ("expiring reservations", self.sweeper.expire, EXPIRE_SECONDS),
+            ("patrol", self.sweeper.patrol, PATROL_SECONDS),
+            ("reconciling", self.reconciler.step_in_turn, RECONCILE_SECONDS),
+            ("setting the clock", lambda: self.clock.set_by(self.database), CLOCK_SECONDS),
         )
 
     def start_loops(self) -> None:
         """Begins what goes on beside the calls."""
-        for what, step, pause, share in self.loops():
-            self._loops.append(asyncio.create_task(repeat(what, step, pause, share_max=share), name=what))
+        for what, step, pause in self.loops():
+            self._loops.append(asyncio.create_task(repeat(what, step, pause), name=what))
 
     def server(self, extra_handlers: Sequence[grpc.GenericRpcHandler[Any, Any]] = ()) -> Server:
         """The gRPC server of this process; `extra_handlers` are served beside its own."""

@@ -95,7 +95,7 @@ async def loops(app: App) -> None:
 
     Not what repairs a difference that is there for seconds: there should be none.
     """
-    for name, step, *_ in app.loops():
+    for name, step, _ in app.loops():
         if name not in LATE_LOOPS:
             await step()
     found, is_stale = await app.availability.atp(LOCATIONS, [MILK, BREAD], "POS")

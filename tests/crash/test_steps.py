@@ -37,7 +37,7 @@ async def test_every_mutating_rpc_and_every_loop_is_a_workflow_of_the_matrix(sta
         if "request_id" in method.input_type.fields_by_name
     }
     assert len(mutating) >= 33
-    looped = {name for name, *_ in (await stage.process()).app.loops()}
+    looped = {name for name, _, _ in (await stage.process()).app.loops()}
     assert {scenario.workflow for scenario in SCENARIOS} == mutating | looped | {"rebuild"}
 
 

@@ -182,20 +182,13 @@ class Sweeper:
         return [(r["location_id"], r["claim_id"]) for r in rows]
 
 
-async def repeat(
-    what: str, step: object, pause_seconds: float, error_pause_seconds: float = 2.0, *, share_max: float = 1.0
-) -> None:
-    """Runs `step` for ever, `pause_seconds` apart; an error is logged and tried again after a longer pause.
-
-    Steps take no more than `share_max` of the time: pauses grow with what there is to do.
-    """
+async def repeat(what: str, step: object, pause_seconds: float, error_pause_seconds: float = 2.0) -> None:
+    """Runs `step` for ever, `pause_seconds` apart; an error is logged and tried again after a longer pause."""
     assert callable(step)
     while True:
-        began = time.monotonic()
         try:
             await step()
-            took = time.monotonic() - began
-            await asyncio.sleep(max(pause_seconds, took / share_max - took))
+            await asyncio.sleep(pause_seconds)
         except asyncio.CancelledError:
             raise
         except (Unreachable, Exception) as error:
