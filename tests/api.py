@@ -19,6 +19,7 @@ from google.type.money_pb2 import Money
 from grpc_status import rpc_status
 
 from onhand.app import App
+from onhand.edge.server import Server
 from onhand.ids import new_id
 from onhand.postgres import asyncpg_dsn
 from onhand.v1 import cart_pb2_grpc, catalog_pb2, catalog_pb2_grpc, inventory_pb2_grpc, order_pb2_grpc, types_pb2
@@ -133,8 +134,9 @@ async def eventually(look: Callable[[], Awaitable[Result]], expected: Result) ->
 class Api:
     """Stubs on one connection, SQL beside them, and short forms of what many tests do."""
 
-    def __init__(self, app: App, dsn: str, channel: grpc.aio.Channel, port: int) -> None:
+    def __init__(self, app: App, server: Server, dsn: str, channel: grpc.aio.Channel, port: int) -> None:
         self.app = app
+        self.server = server
         self.dsn = dsn
         self.channel = channel
         self.port = port
@@ -389,7 +391,7 @@ async def serving(dsn: str, redis_url: str) -> AsyncIterator[Api]:
         try:
             options = [("grpc.use_local_subchannel_pool", 1)]
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
-                yield Api(app, dsn, channel, port)
+                yield Api(app, server, dsn, channel, port)
         finally:
             # Nobody calls any more, so nobody has to be told.
             with patch("onhand.edge.method.DRAIN_SECONDS_MIN", 0):

@@ -136,7 +136,7 @@ async def test_serve_answers_until_it_is_told_to_stop_and_ends_what_it_began(
         port = int(server.until_said(r"serving on 127\.0\.0\.1:(\d+)")[1])
         assert await is_serving(port)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            other = Api(api.app, database_dsn, channel, port)
+            other = Api(api.app, api.server, database_dsn, channel, port)
             async with api.locked("SELECT FROM stock_levels WHERE location_id = $1", NORTH):
                 receipt = asyncio.ensure_future(other.receive(NORTH, {MILK: 5}))
                 await api.until_waiting(1)

@@ -209,7 +209,7 @@ async def test_a_stopping_server_ends_what_it_began_and_refuses_the_rest(api: Ap
     server = api.app.server()
     port = await server.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        second = Api(api.app, api.dsn, channel, port)
+        second = Api(api.app, api.server, api.dsn, channel, port)
         health = health_pb2_grpc.HealthStub(channel)
         watched = health.Watch(health_pb2.HealthCheckRequest()).__aiter__()
         assert (await anext(watched)).status == SERVING
