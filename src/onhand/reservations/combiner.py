@@ -61,6 +61,7 @@ class Combiner(Generic[Item, Result]):
         self._waker: asyncio.Future[None] | None = None
         self._usual = 1.0
         self._is_gathering = False
+        self._is_beside = False
         self._keeps_late = keeps_late
         self._waiting: deque[tuple[Item, asyncio.Future[Result], float | None]] = deque()
         self._running: set[asyncio.Task[None]] = set()
@@ -91,7 +92,7 @@ class Combiner(Generic[Item, Result]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if self._waker is not None:
+        if self._waker is not None and self._is_beside:
             _wake(self._waker)
         self._start_rounds()
 
@@ -114,7 +115,9 @@ class Combiner(Generic[Item, Result]):
             return
         await self._sleep(self._linger_seconds)
         if len(self._running) > 1:  # what gathers beside a round is best sent right after it, unless that hangs
+            self._is_beside = True
             await self._sleep(BESIDE_SECONDS)
+            self._is_beside = False
         until = time.monotonic() + BUSY_SECONDS_MAX
         while (began := time.monotonic()) < until and len(self._waiting) < self._round_items_max:
             await asyncio.sleep(0)
