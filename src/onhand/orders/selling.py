@@ -8,17 +8,16 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from onhand.caller import Caller
 from onhand.crash import step
 from onhand.domain import barcode
 from onhand.domain.cart import UnitPrice
-from onhand.domain.errors import BarcodeNotFound, Refusal
+from onhand.domain.errors import BarcodeNotFound, GateUnavailable, Refusal
 from onhand.domain.stock import Bucket, Position
 from onhand.ids import new_id
-from onhand.ledger.mutation import Ledger
+from onhand.ledger.mutation import Ledger, is_certain
 from onhand.ledger.transaction import Transaction
 from onhand.orders import together
 from onhand.orders.answers import fill_new_order
@@ -49,8 +48,7 @@ SELECT w.line, k.sku, p.name, r.amount_minor, r.price_quantity, s.available, e.e
 WRITE = Statement(together.SELL)
 
 
-@dataclass(frozen=True)
-class _Sale:
+class _Sale(NamedTuple):
     """A plain sale as it was read."""
 
     till: Till
@@ -68,15 +66,9 @@ class Selling:
     def __init__(self, ledger: Ledger, decreases: Decreases) -> None:
         self._ledger = ledger
         self._decreases = decreases
-        self._reads: Combiner[Till, _Sale | None] = Combiner(
-            "tills",
-            self._read_round,
-            round_items_max=together.ROUND_ITEMS_MAX,
-            rounds_at_once_max=together.ROUNDS_AT_ONCE_MAX,
-        )
-        self._writes: Combiner[_Item, pb.SellResponse | None] = Combiner(
+        self._rounds: Combiner[Till, pb.SellResponse | None] = Combiner(
             "sales",
-            self._write_round,
+            self._round,
             round_items_max=together.ROUND_ITEMS_MAX,
             rounds_at_once_max=together.ROUNDS_AT_ONCE_MAX,
             linger_seconds=together.LINGER_SECONDS,
@@ -85,9 +77,11 @@ class Selling:
     async def sell(self, request: pb.SellRequest, caller: Caller) -> pb.SellResponse:
         """OrderService.Sell."""
         wanted = till(request, caller)
-        sale = await self._reads.submit(wanted)
-        if sale is not None:
-            return await self._recorded(wanted, sale.sold, sale)
+        sold_together = await self._rounds.submit(wanted)
+        return sold_together if sold_together is not None else await self._sell_alone(wanted)
+
+    async def _sell_alone(self, wanted: Till) -> pb.SellResponse:
+        request = wanted.request
         try:
             sold = await resolve(self._ledger, request)
         except BarcodeNotFound:
@@ -95,19 +89,31 @@ class Selling:
             if (answer := await self._ledger.find_answer(request, pb.SellResponse)) is not None:
                 return answer
             raise
-        return await self._recorded(wanted, sold, None)
 
-    async def _recorded(self, wanted: Till, sold: Sequence[Sold], sale: _Sale | None) -> pb.SellResponse:
-        async def alone(tx: Transaction, overdrawn: Mapping[Position, int]) -> pb.SellResponse:
+        async def work(tx: Transaction, overdrawn: Mapping[Position, int]) -> pb.SellResponse:
             return await record(tx, wanted, sold, overdrawn)
 
-        async def in_round(held: Held) -> pb.SellResponse | None:
-            if sale is None or len(held.claims) != 1 or any(units > 0 for units in held.overdrawn.values()):
-                return None
-            return await self._writes.submit((sale, held))
+        return await self._decreases.fact(request, pb.SellResponse, takes_of(request, sold), work)
 
-        takes = takes_of(wanted.request, sold) if sale is None else sale.takes
-        return await self._decreases.fact(wanted.request, pb.SellResponse, takes, alone, in_round)
+    async def _round(self, tills: Sequence[Till]) -> list[pb.SellResponse | None]:
+        """The answers; None to whom it is for itself. Raises LedgerUnavailable: the outcome is unknown of all."""
+        sales = {n: sale for n, sale in enumerate(await self._read_round(tills)) if sale is not None}
+        answers: list[pb.SellResponse | None] = [None] * len(tills)
+        try:
+            taken = await self._decreases.take_facts([sale.takes for sale in sales.values()]) if sales else []
+        except GateUnavailable:
+            return answers  # each goes past the gate by itself
+        held = {n: h for n, h in zip(sales, taken, strict=True) if h is not None}
+        plain = {n: (sales[n], h) for n, h in held.items() if len(h.claims) == 1 and not any(h.overdrawn.values())}
+        try:
+            for n, answer in zip(plain, await self._written(list(plain.values())), strict=True):
+                answers[n] = answer
+        except Exception as error:
+            if is_certain(error):
+                await self._decreases.give_back(held.values())
+            raise  # else the outcome is unknown: the claims are left to the sweeper
+        await self._decreases.give_back(h for n, h in held.items() if answers[n] is None)
+        return answers
 
     # ------------------------------------------------------------------------------------------------------- reading
     async def _read_round(self, tills: Sequence[Till]) -> list[_Sale | None]:
@@ -146,8 +152,8 @@ class Selling:
             return await connection.fetch(READ, *([line[n] for line in lines] for n in range(5)))
 
     # ------------------------------------------------------------------------------------------------------- writing
-    async def _write_round(self, items: Sequence[_Item]) -> list[pb.SellResponse | None]:
-        """The answers; None to whom it is for itself. Raises LedgerUnavailable: the outcome is unknown of all."""
+    async def _written(self, items: Sequence[_Item]) -> list[pb.SellResponse | None]:
+        """The answers; None where a sale was not written. Raises LedgerUnavailable: the outcome is unknown of all."""
         chosen: dict[int, _Item] = {}
         requests, epochs = set[str](), dict[str, int]()
         for place, (sale, held) in enumerate(items):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from onhand.crash import step
@@ -124,8 +124,7 @@ SELECT n.count_task_id, n.location_id, n.sku, $4, $5
  WHERE NOT EXISTS (SELECT FROM count_tasks t WHERE t.location_id = n.location_id AND t.sku = n.sku AND t.state = 'OPEN')"""
 
 
-@dataclass(frozen=True)
-class NewLine:
+class NewLine(NamedTuple):
     """A line of an order that is made. `amount_minor` buys `price_quantity` base units."""
 
     line_number: int
@@ -136,8 +135,7 @@ class NewLine:
     total_minor: int
 
 
-@dataclass(frozen=True)
-class NewFulfillment:
+class NewFulfillment(NamedTuple):
     """The work for one location of an order that is made; parts are (line_number, sku, quantity)."""
 
     fulfillment_order_id: UUID
@@ -149,8 +147,7 @@ class NewFulfillment:
     code_hash: bytes | None = None
 
 
-@dataclass(frozen=True)
-class NewTender:
+class NewTender(NamedTuple):
     """A means of payment, its amount in the order's currency."""
 
     kind: str
@@ -158,8 +155,7 @@ class NewTender:
     reference: str
 
 
-@dataclass(frozen=True)
-class NewOrder:
+class NewOrder(NamedTuple):
     """An order that is made."""
 
     order_id: UUID

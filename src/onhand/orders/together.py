@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -27,7 +27,7 @@ from onhand.postgres import UNAVAILABLE_ERRORS, Connection, to_json
 
 ROUND_ITEMS_MAX = 64
 """Orders in one transaction: more of them would hold their levels longer, and hardly cost less each."""
-ROUNDS_AT_ONCE_MAX = 2
+ROUNDS_AT_ONCE_MAX = 3
 """Rounds of a kind that a process has under way: while PostgreSQL writes one, the next is planned."""
 LINGER_SECONDS = 0.002
 """How long a round waits for further orders where there was company lately."""
@@ -214,8 +214,7 @@ def is_plain_text(*texts: str) -> bool:
     return all(text.isprintable() or not _CONTROL.search(text) for text in texts)
 
 
-@dataclass(frozen=True)
-class Taking:
+class Taking(NamedTuple):
     """A claim whose units leave `available`. `epoch`, `channel` and `encoded_lines` are of one that is yet to be recorded."""
 
     location_id: str

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 READS_MAX = 200
 """Reads in one round."""
-ROUNDS_MAX = 2
+ROUNDS_MAX = 3
 """Rounds of reads that a process has under way at once."""
 LINGER_SECONDS = 0.002
 """How long a round waits for further reads where there was company lately."""

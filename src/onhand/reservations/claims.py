@@ -35,8 +35,8 @@ Lines = Sequence[tuple[str, int]]
 Wants = Sequence[tuple[str, Lines]]
 """(location_id, lines); a location once, a sku once in it."""
 
-Basket = tuple[Wants, int, str]
-"""What one reservation is to hold; milliseconds since 1970 of its claims' hint; its channel."""
+Basket = tuple[Wants, int, str | None]
+"""What one reservation is to hold; milliseconds since 1970 of its claims' hint; its channel, None for what is no reservation."""
 
 
 class GateShort(Exception):
@@ -103,7 +103,9 @@ class Claims:
             await self._mend(takes, results, version, asked)
         raise GateUnavailable("its data was replaced again and again")
 
-    async def take_together(self, baskets: Sequence[Basket], reminders: Sequence[Reminder] = ()) -> list[Held | None]:
+    async def take_together(
+        self, baskets: Sequence[Basket], reminders: Sequence[Reminder] = (), *, is_fact: bool = False
+    ) -> list[Held | None]:
         """Takes baskets in one script call, each whole; None where one was not to be had at once, and nothing of it is held.
 
         `reminders` are of other claims, and go along.
@@ -113,10 +115,10 @@ class Claims:
         version, threshold = self._policy.version, self._policy.threshold
         takes: list[Take] = []
         for wants, due_ms, channel in baskets:
-            online = is_online(channel)
+            online = channel is not None and is_online(channel) and not is_fact
             for location_id, lines in wants:
-                kept = [(sku, n, threshold(channel, sku) if online else 0) for sku, n in lines]
-                takes.append(Take(location_id, new_id(), due_ms, kept, False, online))
+                kept = [(sku, n, threshold(channel, sku) if online and channel else 0) for sku, n in lines]
+                takes.append(Take(location_id, new_id(), due_ms, kept, is_fact, online))
         try:
             results = await self._gate.take(takes, reminders)
         except Unreachable as error:
@@ -126,13 +128,15 @@ class Claims:
         at = 0
         for wants, _, channel in baskets:
             claims = []
+            overdrawn: dict[Position, int] = {}
             for location_id, lines in wants:
                 result = results[at]
                 if isinstance(result, Taken):
                     claims.append(Claim(location_id, takes[at].claim_id, result.epoch, [*lines], channel))
+                    overdrawn.update({(location_id, sku): n for sku, n in result.overdrawn.items()})
                 at += 1
             if len(claims) == len(wants):
-                held.append(Held(claims, {}, version))
+                held.append(Held(claims, overdrawn, version))
             else:
                 useless += claims
                 held.append(None)

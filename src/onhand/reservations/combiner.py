@@ -22,12 +22,10 @@ WAITING_MAX = 5_000
 
 USUAL_MIN = 1.5
 """Items of a round, about, from which on rounds linger."""
-BESIDE_SECONDS = 0.02
-"""How long what gathers waits for the round before it to end, if that may have company."""
-BUSY_SECONDS_MAX = 0.01
-"""How much longer it waits while the process is busy with other calls: there is no use for the answer of a round before."""
-IDLE_TURN_SECONDS = 0.0001
-"""A turn of the event loop that is shorter had nothing to do."""
+BUSY_SECONDS_MAX = 0.008
+"""How long it goes on lingering while the process is busy with other calls, for which there is no better use of that time."""
+BUSY_SHARE = 0.75
+"""Of the time, from which on a process is busy."""
 LEARN = 0.2
 """How much a round says of what is usual."""
 
@@ -61,7 +59,6 @@ class Combiner(Generic[Item, Result]):
         self._waker: asyncio.Future[None] | None = None
         self._usual = 1.0
         self._is_gathering = False
-        self._is_beside = False
         self._keeps_late = keeps_late
         self._waiting: deque[tuple[Item, asyncio.Future[Result], float | None]] = deque()
         self._running: set[asyncio.Task[None]] = set()
@@ -92,8 +89,6 @@ class Combiner(Generic[Item, Result]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if self._waker is not None and self._is_beside:
-            _wake(self._waker)
         self._start_rounds()
 
     def _batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
@@ -113,19 +108,17 @@ class Combiner(Generic[Item, Result]):
         await asyncio.sleep(0)
         if not self._linger_seconds or self._usual < USUAL_MIN:
             return
-        await self._sleep(self._linger_seconds)
-        if len(self._running) > 1:  # what gathers beside a round is best sent right after it, unless that hangs
-            self._is_beside = True
-            await self._sleep(BESIDE_SECONDS)
-            self._is_beside = False
-        until = time.monotonic() + BUSY_SECONDS_MAX
-        while (began := time.monotonic()) < until and len(self._waiting) < self._round_items_max:
-            await asyncio.sleep(0)
-            if time.monotonic() - began < IDLE_TURN_SECONDS:
+        began = time.monotonic()
+        while len(self._waiting) < self._round_items_max:
+            moment, worked = time.monotonic(), time.process_time()
+            await self._sleep(self._linger_seconds)
+            now = time.monotonic()
+            is_busy = time.process_time() - worked > BUSY_SHARE * (now - moment)
+            if not is_busy or now - began > BUSY_SECONDS_MAX:
                 return
 
     async def _sleep(self, seconds: float) -> None:
-        """Until so many wait that the round is full, or another round has ended, at most `seconds`."""
+        """Until so many wait that the round is full, at most `seconds`."""
         if len(self._waiting) >= self._round_items_max:
             return
         loop = asyncio.get_running_loop()

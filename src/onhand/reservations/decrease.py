@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import NoReturn
 
-from onhand.clock import LedgerClock
+from onhand.clock import LedgerClock, milliseconds
 from onhand.domain.errors import GateUnavailable, InsufficientStock, LocationNotFound, Short
 from onhand.domain.stock import Position
 from onhand.ledger.claims import ClaimRefused
@@ -52,11 +52,8 @@ class Decreases:
         response_type: type[Answer],
         takes: Wants | Callable[[], Awaitable[Wants]],
         work: Work[Answer],
-        in_round: Callable[[Held], Awaitable[Answer | None]] | None = None,
     ) -> Answer:
         """Books what has happened in the world already. Goes on when the gate is down (a bypass).
-
-        `in_round` is tried first, once: it books together with others, or, without any effect, returns None.
 
         `work` may raise ClaimRefused where what it finds differs from `takes`; these are then asked for anew. In a bypass
         it runs without claims, and must take what it finds.
@@ -70,10 +67,6 @@ class Decreases:
             except GateUnavailable as error:
                 log.warning("%s goes past the gate: %s", type(request).__name__, error)
                 break
-            if in_round is not None:
-                answer, in_round = await self._in_round(held, in_round), None
-                if answer is not None:
-                    return answer
             try:
                 return await self._commit(request, response_type, held, work)
             except ClaimRefused:
@@ -107,6 +100,15 @@ class Decreases:
                 await self._mend(held)
         raise GateUnavailable("its epoch moved on again and again")
 
+    async def take_facts(self, wants: Sequence[Wants]) -> list[Held | None]:
+        """Claims facts for a round, each whole; None where one was not to be had at once. Raises GateUnavailable."""
+        due_ms = milliseconds(self._clock.now()) + HINT_SECONDS * 1000
+        return await self._claims.take_together([(each, due_ms, None) for each in wants], is_fact=True)
+
+    async def give_back(self, held: Iterable[Held]) -> None:
+        """Returns claims of facts that certainly were not booked under them."""
+        await self._claims.give_back([claim for each in held for claim in each.claims])
+
     async def _take(self, wants: Wants, *, is_fact: bool) -> Held:
         wants = [(location_id, lines) for location_id, lines in wants if lines]
         if not wants:
@@ -129,14 +131,6 @@ class Decreases:
 
     async def _close_due(self, short: GateShort) -> bool:
         return await self._sweeper.close_due((s.location_id for s in short.shorts), short.asked)
-
-    async def _in_round(self, held: Held, book: Callable[[Held], Awaitable[Answer | None]]) -> Answer | None:
-        try:
-            return await book(held)
-        except Exception as error:
-            if is_certain(error):
-                await self._claims.give_back(held.claims)
-            raise
 
     async def _commit(self, request: Mutation, response_type: type[Answer], held: Held, work: Work[Answer]) -> Answer:
         is_used = False

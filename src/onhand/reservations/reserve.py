@@ -43,7 +43,7 @@ RESERVE_ATTEMPTS_MAX = 4
 """How often a reservation claims anew after the ledger refused its claim."""
 ROUND_ITEMS_MAX = 200
 """Reservations in one round."""
-ROUNDS_MAX = 2
+ROUNDS_MAX = 3
 """Rounds that a process has under way at once."""
 LINGER_SECONDS = 0.002
 """How long a round waits for further reservations where there was company lately."""
