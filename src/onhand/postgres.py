@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,7 +59,6 @@ SESSION = {
     "jit": "off",
     # What is asked for all the time is in memory, or on a disk that seeks as fast as it reads: a key is looked up by its index.
     "random_page_cost": "1.1",
-    "plan_cache_mode": "force_generic_plan",  # tests/ledger/test_plans.py: no plan depends on its values
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "15s",
     "client_connection_check_interval": "2s",
@@ -68,6 +67,10 @@ SESSION = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "25s",
 }
+
+# A statement of the server is planned once for a connection, maybe while its tables are empty: never for reading them whole.
+# That each has its index, and that no plan depends on its values, is what tests/ledger/test_plans.py is for.
+BY_INDEX = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 
 # A commit that meets one of these had no effect, or an unknown one: the caller repeats it with the same request_id.
 UNAVAILABLE_ERRORS = (
@@ -159,10 +162,16 @@ class Database:
 
     @classmethod
     async def open(
-        cls, dsn: str, *, pool_size: int = POOL_SIZE_MAX, statement_seconds_max: float = STATEMENT_SECONDS_MAX
+        cls,
+        dsn: str,
+        *,
+        pool_size: int = POOL_SIZE_MAX,
+        statement_seconds_max: float = STATEMENT_SECONDS_MAX,
+        reads_whole_tables: bool = False,
     ) -> Database:
         """Connects. Raises NotReached, and Unusable where trying again does not help."""
-        make = partial(_pool, dsn, pool_size, statement_seconds_max)
+        session = SESSION if reads_whole_tables else SESSION | BY_INDEX
+        make = partial(_pool, dsn, pool_size, statement_seconds_max, session)
         with connecting(dsn):
             pool = await make(min_size=1)
         return cls(dsn, pool, pool_size, make)
@@ -292,9 +301,11 @@ class Database:
         self._is_silent = False
 
 
-async def _pool(dsn: str, pool_size: int, statement_seconds_max: float, *, min_size: int) -> Pool:
+async def _pool(
+    dsn: str, pool_size: int, statement_seconds_max: float, session: Mapping[str, str], *, min_size: int
+) -> Pool:
     # PostgreSQL ends a statement a little earlier than its caller gives it up: the answer says what has happened.
-    settings = SESSION | {"statement_timeout": f"{statement_seconds_max * 900:.0f}ms"}
+    settings = {**session, "statement_timeout": f"{statement_seconds_max * 900:.0f}ms"}
     return await asyncpg.create_pool(
         asyncpg_dsn(dsn),
         min_size=min_size,

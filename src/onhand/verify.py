@@ -94,7 +94,10 @@ async def verify(
     """
     began = time.perf_counter()
     database = await Database.open(
-        postgres_dsn, pool_size=2 * LOOKS_AT_ONCE_MAX, statement_seconds_max=CHECK_SECONDS_MAX
+        postgres_dsn,
+        pool_size=2 * LOOKS_AT_ONCE_MAX,
+        statement_seconds_max=CHECK_SECONDS_MAX,
+        reads_whole_tables=True,
     )
     try:
         checks, gate = [await _schema(database)], None

@@ -91,7 +91,7 @@ async def repair(
     report = RepairReport(f"repair/{new_id()}", found)
     if found.is_ok or not may_begin(found):
         return report
-    database = await Database.open(postgres_dsn)
+    database = await Database.open(postgres_dsn, reads_whole_tables=True)
     connections = GateConnections(redis_url, LIBRARY)
     try:
         worker = _Worker(database, Gate(connections), report)

@@ -45,7 +45,7 @@ def _times(faults: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
 
 
 async def _read(postgres_dsn: str, redis_url: str) -> tuple[Ledger, list[Difference]]:
-    database = await Database.open(postgres_dsn, pool_size=2)
+    database = await Database.open(postgres_dsn, pool_size=2, reads_whole_tables=True)
     connections = GateConnections(redis_url, LIBRARY)
     try:
         differences: list[Difference] = []
