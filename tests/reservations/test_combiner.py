@@ -135,3 +135,60 @@ async def test_more_waiting_calls_than_the_limit_are_refused_as_overload(
     assert results[:3] == [0, 2, 4]
     assert [type(r) for r in results[3:]] == [Overloaded, Overloaded]
     assert await doubles.submit(21) == 42
+
+
+# ------------------------------------------------------------------------------------------------------- lingering
+FOR_EVER = 3600.0
+
+
+async def test_whoever_is_alone_waits_for_nobody(rounds: Rounds) -> None:
+    doubles: Combiner[int, int] = Combiner("doubles", rounds.run, round_items_max=100, linger_seconds=FOR_EVER)
+    for n in range(5):
+        assert await asyncio.wait_for(doubles.submit(n), 10) == n * 2
+    assert rounds.seen == [[n] for n in range(5)]
+
+
+async def test_a_round_that_had_company_waits_for_more_but_not_beyond_what_it_can_hold(rounds: Rounds) -> None:
+    doubles: Combiner[int, int] = Combiner("doubles", rounds.run, round_items_max=8, linger_seconds=FOR_EVER)
+    # Nobody was there before: these go as they are.
+    await asyncio.gather(*(doubles.submit(n) for n in range(8)))
+    early = [asyncio.create_task(doubles.submit(n)) for n in range(3)]
+    await asyncio.sleep(0.05)
+    assert len(rounds.seen) == 1
+    late = [asyncio.create_task(doubles.submit(n)) for n in range(3, 8)]
+    assert await asyncio.wait_for(asyncio.gather(*early, *late), 10) == [n * 2 for n in range(8)]
+    assert rounds.seen[1:] == [list(range(8))]
+
+
+async def test_an_item_that_is_worked_on_alone_gets_what_becomes_of_it() -> None:
+    async def alone(item: int) -> int:
+        await asyncio.sleep(0)
+        if item < 0:
+            raise ValueError(item)
+        return item * 3
+
+    async def run(items: Sequence[int]) -> Sequence[int | asyncio.Future[int]]:
+        return [asyncio.ensure_future(alone(item)) if item % 2 else item for item in items]
+
+    mixed: Combiner[int, int] = Combiner("mixed", run, round_items_max=100)
+    results = await asyncio.gather(*(mixed.submit(n) for n in (2, 3, -1)), return_exceptions=True)
+    assert results[:2] == [2, 9]
+    assert isinstance(results[2], ValueError)
+
+
+async def test_a_caller_that_goes_away_from_an_item_worked_on_alone_harms_nobody() -> None:
+    go = asyncio.Event()
+
+    async def alone(item: int) -> int:
+        await go.wait()
+        return item
+
+    async def run(items: Sequence[int]) -> Sequence[asyncio.Future[int]]:
+        return [asyncio.ensure_future(alone(item)) for item in items]
+
+    waiting: Combiner[int, int] = Combiner("waiting", run, round_items_max=100)
+    gone, stays = waiting.enqueue(1, None), waiting.enqueue(2, None)
+    await asyncio.sleep(0.01)
+    gone.cancel()
+    go.set()
+    assert await asyncio.wait_for(stays, 10) == 2
