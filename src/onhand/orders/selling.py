@@ -58,6 +58,8 @@ class _Sale(NamedTuple):
 
 
 _Item = tuple[_Sale, Held]
+_Alone = tuple[_Sale, Held | None]
+"""A sale that is no round's, and what is claimed for it; None where the gate did not answer."""
 
 
 class Selling:
@@ -66,7 +68,7 @@ class Selling:
     def __init__(self, ledger: Ledger, decreases: Decreases) -> None:
         self._ledger = ledger
         self._decreases = decreases
-        self._rounds: Combiner[Till, pb.SellResponse | None] = Combiner(
+        self._rounds: Combiner[Till, pb.SellResponse | _Alone | None] = Combiner(
             "sales",
             self._round,
             round_items_max=together.ROUND_ITEMS_MAX,
@@ -78,9 +80,11 @@ class Selling:
         """OrderService.Sell."""
         wanted = till(request, caller)
         sold_together = await self._rounds.submit(wanted)
-        return sold_together if sold_together is not None else await self._sell_alone(wanted)
-
-    async def _sell_alone(self, wanted: Till) -> pb.SellResponse:
+        if isinstance(sold_together, pb.SellResponse):
+            return sold_together
+        if sold_together is not None:
+            sale, held = sold_together
+            return await self._record_alone(wanted, sale.sold, held, is_reached=held is not None)
         request = wanted.request
         try:
             sold = await resolve(self._ledger, request)
@@ -89,30 +93,38 @@ class Selling:
             if (answer := await self._ledger.find_answer(request, pb.SellResponse)) is not None:
                 return answer
             raise
+        return await self._record_alone(wanted, sold, None)
+
+    async def _record_alone(
+        self, wanted: Till, sold: Sequence[Sold], held: Held | None, *, is_reached: bool = True
+    ) -> pb.SellResponse:
+        """By a transaction of its own, and under the claim that its round has taken already, if it has."""
 
         async def work(tx: Transaction, overdrawn: Mapping[Position, int]) -> pb.SellResponse:
             return await record(tx, wanted, sold, overdrawn)
 
-        return await self._decreases.fact(request, pb.SellResponse, takes_of(request, sold), work)
+        takes = takes_of(wanted.request, sold)
+        return await self._decreases.fact(wanted.request, pb.SellResponse, takes, work, held, is_reached=is_reached)
 
-    async def _round(self, tills: Sequence[Till]) -> list[pb.SellResponse | None]:
-        """The answers; None to whom it is for itself. Raises LedgerUnavailable: the outcome is unknown of all."""
+    async def _round(self, tills: Sequence[Till]) -> list[pb.SellResponse | _Alone | None]:
+        """The answers; what was claimed, or None, to whom it is for itself. Raises LedgerUnavailable: all outcomes are unknown."""
         sales = {n: sale for n, sale in enumerate(await self._read_round(tills)) if sale is not None}
-        answers: list[pb.SellResponse | None] = [None] * len(tills)
+        answers: list[pb.SellResponse | _Alone | None] = [None] * len(tills)
         try:
             taken = await self._decreases.take_facts([sale.takes for sale in sales.values()]) if sales else []
-        except GateUnavailable:
-            return answers  # each goes past the gate by itself
+        except GateUnavailable as error:
+            log.warning("%d sales go past the gate: %s", len(sales), error)
+            return [(sales[n], None) if n in sales else None for n in range(len(tills))]
         held = {n: h for n, h in zip(sales, taken, strict=True) if h is not None}
         plain = {n: (sales[n], h) for n, h in held.items() if len(h.claims) == 1 and not any(h.overdrawn.values())}
         try:
-            for n, answer in zip(plain, await self._written(list(plain.values())), strict=True):
-                answers[n] = answer
+            written = dict(zip(plain, await self._written(list(plain.values())), strict=True))
         except Exception as error:
             if is_certain(error):
                 await self._decreases.give_back(held.values())
             raise  # else the outcome is unknown: the claims are left to the sweeper
-        await self._decreases.give_back(h for n, h in held.items() if answers[n] is None)
+        for n, h in held.items():
+            answers[n] = written.get(n) or (sales[n], h)
         return answers
 
     # ------------------------------------------------------------------------------------------------------- reading

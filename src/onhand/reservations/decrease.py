@@ -52,25 +52,33 @@ class Decreases:
         response_type: type[Answer],
         takes: Wants | Callable[[], Awaitable[Wants]],
         work: Work[Answer],
+        held: Held | None = None,
+        *,
+        is_reached: bool = True,
     ) -> Answer:
         """Books what has happened in the world already. Goes on when the gate is down (a bypass).
+
+        `held` is what was claimed for it already, if it was, and `is_reached` whether the gate answered then: another claim
+        beside one that is held, or may be, would count it twice.
 
         `work` may raise ClaimRefused where what it finds differs from `takes`; these are then asked for anew. In a bypass
         it runs without claims, and must take what it finds.
         """
-        for _ in range(CLAIM_ATTEMPTS_MAX):
+        for _ in range(CLAIM_ATTEMPTS_MAX if is_reached else 0):
             wants = await takes() if callable(takes) else takes
-            try:
-                held = await self._take(wants, is_fact=True)
-            except LocationNotFound as error:
-                return await self._first_answer(request, response_type, error)
-            except GateUnavailable as error:
-                log.warning("%s goes past the gate: %s", type(request).__name__, error)
-                break
+            if held is None:
+                try:
+                    held = await self._take(wants, is_fact=True)
+                except LocationNotFound as error:
+                    return await self._first_answer(request, response_type, error)
+                except GateUnavailable as error:
+                    log.warning("%s goes past the gate: %s", type(request).__name__, error)
+                    break
             try:
                 return await self._commit(request, response_type, held, work)
             except ClaimRefused:
                 await self._mend(held)
+                held = None
         wants = await takes() if callable(takes) else takes
         return await self._bypass(request, response_type, wants, work)
 
