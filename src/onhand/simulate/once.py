@@ -1,6 +1,7 @@
 """Exactly once: every acknowledged call has its one effect in the ledger, every unknown one at most one, a refused one none.
 
-Effects are found by the transaction that wrote them, and compared with what the call's own request and answer demand.
+Effects are found by the transaction that wrote them, those of orders that share one by the order, and compared with what the
+call's own request and answer demand.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from onhand.simulate.facts import (
     as_told,
 )
 from onhand.simulate.history import OK, REFUSED, UNKNOWN, Record, by_request, message_type
+
+IN_ROUNDS = frozenset({"PlaceOrder", "Sell"})
+"""Kinds of which many may share a transaction. Reservations do too, but move nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class Index:
     """The ledger by what made its rows."""
 
     calls: dict[str, Call] = field(default_factory=dict)
-    by_transaction: dict[int, Call] = field(default_factory=dict)
+    by_transaction: dict[int, list[Call]] = field(default_factory=dict)
+    """Orders and sales are committed many in one transaction."""
     claims_of: Mapping[str, Sequence[ClaimRow]] = field(default_factory=dict)
     """By reservation."""
 
@@ -69,18 +74,21 @@ def index(records: Sequence[Record], ledger: Ledger) -> Index:
     for c in ledger.claims:
         if c.reservation_id:
             claims[c.reservation_id].append(c)
+    sharing = Counter(row.transaction for row in ledger.requests if row.method != "ReserveRequest")
     found = Index(claims_of=claims)
     for request_id, attempts in by_request(records).items():
         row, first = rows.get(request_id), attempts[0]
-        answer = None
+        answer: Any = None
         if row is not None:
             answer = message_type(first.kind, "Response").FromString(row.response)
         own = movements.get(row.transaction, []) if row is not None else []
+        if row is not None and sharing[row.transaction] > 1:
+            document = f"order/{answer.order.order_id}" if first.kind in IN_ROUNDS else ""
+            own = [m for m in own if m.reference == document]
         call = Call(request_id, first.kind, first.request, attempts, row, answer, own)
         found.calls[request_id] = call
-        # Reservations are journalled many in one transaction, and move nothing.
         if row is not None and first.kind != "Reserve":
-            found.by_transaction[row.transaction] = call
+            found.by_transaction.setdefault(row.transaction, []).append(call)
     return found
 
 
@@ -148,9 +156,10 @@ def _check_movements(found: Index, ledger: Ledger, findings: Findings) -> None:
             findings.add(LOST, f"{call.kind} should have moved {_names(missing)}, and did not", *evidence)
         if more or not missing:
             findings.add(DUPLICATE, f"{call.kind} moved {_names(more)} too much", *evidence)
+    caused = {(m.location_id, m.movement_id) for call in found.calls.values() for m in call.movements}
     for m in ledger.movements:
         findings.checked("movements")
-        if m.transaction not in found.by_transaction:
+        if (m.location_id, m.movement_id) not in caused:
             findings.add(DUPLICATE, "a movement that no call of the history made", as_told(m))
 
 
@@ -190,17 +199,28 @@ def _check_claims(found: Index, ledger: Ledger, findings: Findings) -> None:
     for reservation_id, claims in found.claims_of.items():
         if not made.get(reservation_id, {}).get("Reserve"):
             findings.add(DUPLICATE, "a reservation that no call of the history made", *map(as_told, claims))
+    _check_consumed(found, ledger, findings)
+
+
+def _check_consumed(found: Index, ledger: Ledger, findings: Findings) -> None:
+    """What a claim took is what one call of its transaction moved out of `available` there, each call's once."""
+    left: dict[tuple[int, str], list[dict[str, int]]] = defaultdict(list)
+    for transaction, calls in found.by_transaction.items():
+        for call in calls:
+            took: dict[str, Counter[str]] = defaultdict(Counter)
+            for m in call.movements:
+                if m.from_bucket == "available":
+                    took[m.location_id][m.sku] += m.quantity
+            for location_id, units in took.items():
+                left[transaction, location_id].append(dict(units))
     for claim in ledger.claims:
         if claim.state != "consumed":
             continue
         findings.checked("consumed_claims")
-        user = found.by_transaction.get(claim.transaction)
-        took: Counter[str] = Counter()
-        if user is not None:
-            for m in user.movements:
-                if m.location_id == claim.location_id and m.from_bucket == "available":
-                    took[m.sku] += m.quantity
-        if dict(claim.lines) != dict(took):
+        taken = left.get((claim.transaction, claim.location_id), [])
+        if dict(claim.lines) in taken:
+            taken.remove(dict(claim.lines))
+        else:
             findings.add(OTHER, "a claim was consumed for other units than left", as_told(claim))
 
 

@@ -123,8 +123,7 @@ class _Builder:
         for location_id, deltas in self.ledger.deltas.items():
             latest = NEVER
             for _, transaction in sorted(deltas, reverse=True):
-                call = self.found.by_transaction.get(transaction)
-                if call is not None:
+                for call in self.found.by_transaction.get(transaction, ()):
                     latest = min(latest, call.acknowledged)
                 settled[location_id, transaction] = latest
         return settled
