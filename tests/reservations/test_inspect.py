@@ -124,6 +124,9 @@ async def test_a_lasting_difference_is_found_however_much_is_sold_meanwhile(
     await churning.end()
     await server.quiet()
     assert len(await stand.fetch("SELECT FROM events WHERE type = 'onhand.gate.difference.v1'")) == 1
+    # An order that was placed while the rebuild read may leave its claim in the new data: that is the sweeper's to forget.
+    await stand.pass_all_hints()
+    await stand.sweep()
     await stand.audit()
 
 
