@@ -7,7 +7,7 @@ import importlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from uuid import UUID
 import asyncpg
 
 import onhand
-from onhand.postgres import asyncpg_dsn
+from onhand.postgres import BY_INDEX, asyncpg_dsn
 
 LOOKS_MAX = 2
 """Executions of one statement that are looked at: its later ones have the same plans."""
@@ -163,6 +163,32 @@ def _scans(node: Mapping[str, Any], mode: str) -> Iterator[Scan]:
         yield Scan(mode, node["Node Type"], table, index, read)
     for part in node.get("Plans", ()):
         yield from _scans(part, mode)
+
+
+async def empty_plans(dsn: str, queries: Iterable[str]) -> dict[str, list[str]]:
+    """The tables that each statement reads to their end, by the plans that a server makes in this database."""
+    connection = await asyncpg.connect(asyncpg_dsn(dsn), server_settings=BY_INDEX)
+    try:
+        found = {}
+        for query in queries:
+            await connection.execute(f"PREPARE look AS {query}")
+            values = ", ".join("NULL" for _ in await connection.fetchval(PARAMETER_TYPES))
+            called = f"look ({values})" if values else "look"
+            (plan,) = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE {called}"))
+            await connection.execute("DEALLOCATE look")
+            found[query] = [*_read_whole(plan["Plan"])]
+        return found
+    finally:
+        await connection.close()
+
+
+def _read_whole(node: Mapping[str, Any], is_page: bool = False) -> Iterator[str]:
+    is_page = is_page or node["Node Type"] == "Limit"
+    kind, table = node["Node Type"], node.get("Relation Name") or node.get("Index Name")
+    if table and kind.endswith("Scan") and kind != "Bitmap Heap Scan" and "Index Cond" not in node and not is_page:
+        yield table
+    for part in node.get("Plans", ()):
+        yield from _read_whole(part, is_page)
 
 
 # ----------------------------------------------------------------------------------------------------- what there is

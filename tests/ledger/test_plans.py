@@ -16,7 +16,7 @@ import pytest
 import redis
 from google.type.latlng_pb2 import LatLng
 
-from ledger.plans import Plans, constants, is_part, looking
+from ledger.plans import Plans, constants, empty_plans, is_part, looking
 from onhand.app import App
 from onhand.bench.growth.seed import seed
 from onhand.bench.growth.size import Size
@@ -546,6 +546,17 @@ def test_what_may_read_more_is_run_and_does(seen: Seen) -> None:
     for wide in WIDE:
         assert any(is_part(known.get(wide) or wide, query) for query in seen.plans.scans), wide
     assert sorted(wide for wide in WIDE if ":" in wide.split()[0] and wide not in known) == []
+
+
+async def test_a_plan_made_while_tables_are_empty_reads_by_an_index_too(seen: Seen, database_dsn: str) -> None:
+    # A server's connections keep the plan that they made first, and a shop opens with empty tables.
+    plans = await empty_plans(database_dsn, seen.plans.scans)
+    known, found = constants(), []
+    for query, tables in plans.items():
+        names = [name for name, text in known.items() if is_part(text, query)] or [" ".join(query.split())[:100]]
+        if not any(is_part(known.get(wide) or wide, query) for wide in WIDE):
+            found += [f"{', '.join(names)}: all of {table}" for table in tables if table not in SMALL]
+    assert sorted(set(found)) == []
 
 
 async def test_a_missing_index_is_noticed(seen: Seen) -> None:

@@ -45,7 +45,8 @@ class Entry(NamedTuple):
 
 
 # The epochs are shared until the commit: no rebuild's snapshot can lie between this check and the insert. An entry is taken
-# whole or not at all. `attempt` is its place in the round.
+# whole or not at all. `attempt` is its place in the round. What is_closed counts was an EXISTS: planned while the table was
+# still small, it read all of it once a round, for as long as the connection lived.
 JOURNAL = """
 WITH entry AS (
     SELECT * FROM unnest($1::int8[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::uuid[], $7::text[], $8::text[],
@@ -59,7 +60,7 @@ WITH entry AS (
      WHERE location_id = ANY ($12) AND NOT is_closed ORDER BY location_id FOR SHARE
 ), standing AS (
     SELECT c.attempt, bool_and(coalesce(p.epoch = c.epoch, false)) AS is_current,
-           bool_or(EXISTS (SELECT FROM claims k WHERE k.location_id = c.location_id AND k.claim_id = c.claim_id)) AS is_closed
+           count((SELECT k.claim_id FROM claims k WHERE k.location_id = c.location_id AND k.claim_id = c.claim_id)) > 0 AS is_closed
       FROM claim c LEFT JOIN epochs p USING (location_id) GROUP BY c.attempt
 ), policy AS (
     SELECT version FROM policy_version
