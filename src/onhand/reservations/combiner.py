@@ -20,6 +20,8 @@ Result = TypeVar("Result")
 WAITING_MAX = 5_000
 """Calls that may wait for a round; one more is refused with OVERLOADED. The edge lets far fewer of them in at once."""
 
+HALF_MIN = 16
+"""Items from which on half of those here are enough for a round: the other half is worked on meanwhile by somebody else."""
 USUAL_MIN = 1.5
 """Items of a round, about, from which on rounds linger."""
 BUSY_SECONDS_MAX = 0.008
@@ -61,6 +63,7 @@ class Combiner(Generic[Item, Result]):
         self._is_gathering = False
         self._keeps_late = keeps_late
         self._waiting: deque[tuple[Item, asyncio.Future[Result], float | None]] = deque()
+        self._running_items = 0
         self._running: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Result:
@@ -73,7 +76,7 @@ class Combiner(Generic[Item, Result]):
             raise Overloaded(self.name, WAITING_MAX)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, None if self._keeps_late else until))
-        if self._waker is not None and len(self._waiting) >= self._round_items_max:
+        if self._waker is not None and len(self._waiting) >= self._enough():
             _wake(self._waker)
         self._start_rounds()
         return future
@@ -91,10 +94,14 @@ class Combiner(Generic[Item, Result]):
         self._running.discard(task)
         self._start_rounds()
 
+    def _enough(self) -> int:
+        """Items that make a round worth it. All in one would be the cheapest, and let process, gate and ledger take turns."""
+        return min(self._round_items_max, max(HALF_MIN, (len(self._waiting) + self._running_items + 1) // 2))
+
     def _batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        now = time.monotonic()
+        now, enough = time.monotonic(), self._enough()
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
-        while self._waiting and len(batch) < self._round_items_max:
+        while self._waiting and len(batch) < enough:
             item, future, until = self._waiting.popleft()
             if until is None or now < until:
                 batch.append((item, future))
@@ -109,7 +116,7 @@ class Combiner(Generic[Item, Result]):
         if not self._linger_seconds or self._usual < USUAL_MIN:
             return
         began = time.monotonic()
-        while len(self._waiting) < self._round_items_max:
+        while len(self._waiting) < self._enough():
             moment, worked = time.monotonic(), time.process_time()
             await self._sleep(self._linger_seconds)
             now = time.monotonic()
@@ -119,7 +126,7 @@ class Combiner(Generic[Item, Result]):
 
     async def _sleep(self, seconds: float) -> None:
         """Until so many wait that the round is full, at most `seconds`."""
-        if len(self._waiting) >= self._round_items_max:
+        if len(self._waiting) >= self._enough():
             return
         loop = asyncio.get_running_loop()
         self._waker = waker = loop.create_future()
@@ -140,6 +147,7 @@ class Combiner(Generic[Item, Result]):
         if not batch:
             return
         self._usual += (len(batch) - self._usual) * LEARN
+        self._running_items += len(batch)
         try:
             results = await self._run_round([item for item, _ in batch])
             if len(results) != len(batch):
@@ -151,6 +159,8 @@ class Combiner(Generic[Item, Result]):
             if not isinstance(error, Exception):
                 raise
             return
+        finally:
+            self._running_items -= len(batch)
         for (_, future), result in zip(batch, results, strict=True):
             _give(future, result)
 
