@@ -45,21 +45,23 @@ _PORT_ATTEMPTS = 5
 
 _SETTINGS = """\
 # Written by onhand at every start; a change made here is lost.
-shared_buffers = 256MB
 max_connections = 200
-wal_compression = on
 max_wal_size = 4GB
 timezone = 'UTC'
 log_timezone = 'UTC'
 log_line_prefix = '%m [%p] %q%d '
 """
+# The pages that a large store works on; what is not touched takes no memory. No wal_compression: these builds have pglz only,
+# which costs more than the rest of a write where each is the first on its page since the last checkpoint.
 _DURABLE = """\
+shared_buffers = 1GB
 fsync = on
 full_page_writes = on
 synchronous_commit = on
 """
 # Survives the death of every process, not of the machine: for tests.
 _FAST = """\
+shared_buffers = 256MB
 fsync = off
 full_page_writes = off
 synchronous_commit = on
