@@ -580,13 +580,15 @@ DAMAGES = [
         "order_totals",
         [
             "UPDATE orders SET total_minor = 200 WHERE order_id = '{sold}'",
-            "UPDATE tenders SET amount_minor = 200 WHERE order_id = '{sold}'",
+            "UPDATE tenders SET amount_minor = 200, authorized_minor = 200, captured_minor = 200 WHERE order_id = '{sold}'",
         ],
         {"order_id": "{sold}", "total_minor": 200, "lines_minor": 199},
     ),
     Damage(
         "tenders_cover_total",
-        ["UPDATE tenders SET amount_minor = 198 WHERE order_id = '{sold}'"],
+        [
+            "UPDATE tenders SET amount_minor = 198, authorized_minor = 198, captured_minor = 198 WHERE order_id = '{sold}'"
+        ],
         {"order_id": "{sold}", "total_minor": 199, "tendered_minor": 198},
     ),
     Damage(
@@ -597,6 +599,7 @@ DAMAGES = [
             "UPDATE returns SET refund_minor = 450",
         ],
         {"order_id": "{picked_up}", "line_number": 2, "refunded_minor": 200, "due_minor": 199},
+        frozenset({"money_kept"}),
     ),
     Damage(
         "refunds",
@@ -611,7 +614,72 @@ DAMAGES = [
         "refunds_within_payment",
         ["DELETE FROM tenders WHERE order_id = '{picked_up}'"],
         {"order_id": "{picked_up}", "refunded_minor": 449, "tendered_minor": 0},
-        frozenset({"tenders_cover_total"}),
+        frozenset({"tenders_cover_total", "tenders_belong", "money_kept"}),
+    ),
+    Damage(
+        "payment_sums",
+        ["UPDATE tenders SET refunded_minor = 448 WHERE order_id = '{picked_up}'"],
+        {"order_id": "{picked_up}", "tender_number": 1, "refunded_minor": 448, "refunded_due": 449},
+        frozenset({"captured_is_refunded_or_kept"}),
+    ),
+    Damage(
+        "payment_sums",
+        ["DELETE FROM payment_outcomes"],
+        {
+            "order_id": "{picked_up}",
+            "tender_number": 1,
+            "refunded_minor": 449,
+            "refunded_due": 0,
+            "given_back_due": 449,
+        },
+        title="outcomes",
+    ),
+    Damage(
+        "money_kept",
+        [
+            "UPDATE payment_operations SET amount_minor = 448 WHERE order_id = '{picked_up}'",
+            "UPDATE tenders SET refunded_minor = 448, given_back_minor = 448 WHERE order_id = '{picked_up}'",
+        ],
+        {"order_id": "{picked_up}", "refunded_minor": 449, "given_back_minor": 448},
+    ),
+    Damage(
+        "captured_is_refunded_or_kept",
+        [
+            "UPDATE tenders SET provider = 'STRIPE', captured_minor = 100 WHERE order_id = '{sold}'",
+            """WITH operation AS (
+                   INSERT INTO payment_operations (operation_id, order_id, tender_number, kind, amount_minor, currency,
+                                                   reason_code, reference_document)
+                   VALUES (gen_random_uuid(), '{sold}', 1, 'AUTHORIZE', 199, 'USD', 'TEST', ''),
+                          (gen_random_uuid(), '{sold}', 1, 'CAPTURE', 100, 'USD', 'TEST', '') RETURNING operation_id)
+               INSERT INTO payment_outcomes (operation_id, outcome) SELECT operation_id, 'SUCCEEDED' FROM operation""",
+        ],
+        {"order_id": "{sold}", "tender_number": 1, "captured_minor": 100, "refunded_minor": 0, "kept_minor": 199},
+    ),
+    Damage(
+        "tenders_belong",
+        [
+            """INSERT INTO tenders (order_id, tender_number, kind, amount_minor, authorized_minor, captured_minor)
+               VALUES ('{cart}', 1, 'CASH', 1, 1, 1)"""
+        ],
+        {"order_id": "{cart}", "tender_number": 1, "fault": "no order"},
+    ),
+    Damage(
+        "gift_card_balances",
+        [
+            """INSERT INTO gift_cards (gift_card_id, code_hash, last_characters, currency, balance_minor)
+               VALUES ('{cart}', '', '', 'USD', 5)"""
+        ],
+        {"gift_card_id": "{cart}", "balance_minor": 5, "moved_minor": 0},
+    ),
+    Damage(
+        "gift_cards_spent_once",
+        [
+            """INSERT INTO gift_cards (gift_card_id, code_hash, last_characters, currency, balance_minor)
+               VALUES ('{cart}', '', '', 'USD', 0)""",
+            """INSERT INTO gift_card_movements (gift_card_id, movement_id, amount_minor, kind, reference_document)
+               VALUES ('{cart}', '{sold}', 5, 'ISSUE', ''), ('{cart}', '{opened}', -5, 'REDEEM', '')""",
+        ],
+        {"operation_id": "{opened}", "gift_card_id": "{cart}", "due_minor": 0, "moved_minor": -5},
     ),
     Damage(
         "returned_units",

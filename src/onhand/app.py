@@ -20,6 +20,7 @@ from onhand.ledger.claims import Settlement
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.revision import check_revision
 from onhand.orders import Orders
+from onhand.payments import Payments
 from onhand.postgres import Database
 from onhand.redis import GateConnections
 from onhand.reservations.availability import Availability
@@ -88,6 +89,7 @@ class App:
             "onhand.v1.CatalogService": (Catalog(self.ledger),),
             "onhand.v1.CartService": (Carts(self.ledger),),
             "onhand.v1.OrderService": (Orders(self.ledger, self.decreases),),
+            "onhand.v1.PaymentService": (Payments(self.ledger),),
         }
         self._loops: list[asyncio.Task[None]] = []
 

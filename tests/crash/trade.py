@@ -11,7 +11,7 @@ from crash.stock import scenario
 from onhand.v1 import cart_pb2, catalog_pb2, types_pb2
 from onhand.v1 import order_pb2 as pb
 from shelf import dollars, request_id
-from shop import BREAD, MILK, MILK_BARCODE, NORTH, SOUTH, Shop, card, fulfillment_of
+from shop import BREAD, CALLER, MILK, MILK_BARCODE, NORTH, SOUTH, Shop, card, fulfillment_of
 
 
 # ----------------------------------------------------------------------------------------------------------------- catalog
@@ -254,6 +254,20 @@ async def _(stage: Stage, shop: Shop) -> Message:
     work = await shipped(shop)
     await shop.ship(work)
     return pb.DeliverFulfillmentOrderRequest(request_id=request_id(), fulfillment_order_id=work)
+
+
+@scenario("CreateReturn", "paid by two means")
+async def _(stage: Stage, shop: Shop) -> Message:
+    request = sell({MILK: 3}, 297)
+    request.tenders.append(pb.Tender(kind=pb.TENDER_KIND_CASH, amount=dollars(300)))
+    order = (await shop.orders.sell(request, CALLER)).order
+    return pb.CreateReturnRequest(
+        request_id=request_id(),
+        order_id=order.order_id,
+        location_id=SOUTH,
+        channel=types_pb2.CHANNEL_POS,
+        lines=[pb.ReturnedLine(line_number=1, quantity=2, disposition=pb.DISPOSITION_AVAILABLE)],
+    )
 
 
 @scenario("CreateReturn", "elsewhere, one to sell again, one damaged")

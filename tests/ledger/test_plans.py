@@ -26,6 +26,7 @@ from onhand.redis import Unreachable
 from onhand.v1 import cart_pb2, catalog_pb2, types_pb2
 from onhand.v1 import inventory_pb2 as stock
 from onhand.v1 import order_pb2 as orders
+from onhand.v1 import payment_pb2 as money
 from shelf import request_id
 from shop import ADDRESS, CALLER, card, dollars
 
@@ -69,6 +70,7 @@ COLD = {
     "reservations.reconcile:STOCK": "a whole location, for tests of a gate at rest",
     "reservations.sweep:ROWS": "rows by their keys, ten seconds after a take",
     "reservations.sweep:CLOSE_ORPHANS": "inserts by key, after a crash",
+    "payments.store:OPEN": "a few rows by their order, where a provider outside takes time",
     "orders.store:INSERT_SHORTAGES": "inserts, where a sale took what was promised",
     "carts:LINE_QUANTITY": "one row by its key, where a line would hold too much",
     "carts:GIVE_CART": "one row by its key, where a guest's cart becomes a customer's first",
@@ -120,6 +122,10 @@ SELECT gen_random_uuid(), f.location_id, p.sku, f.fulfillment_order_id, p.line_n
  WHERE f.kind = 'PICKUP' AND f.location_id > 'L00010' AND p.line_number = 1;
 INSERT INTO shortfall_ends (shortfall_id, end_number, quantity, reason, reference_document)
 SELECT shortfall_id, 1, 1, 'COUNTED', '' FROM shortfalls WHERE open_quantity = 0;
+INSERT INTO payment_operations (operation_id, order_id, tender_number, kind, amount_minor, currency, reason_code,
+                                reference_document)
+SELECT gen_random_uuid(), order_id, tender_number, 'REFUND', 1, 'USD', '', '' FROM tenders;
+INSERT INTO payment_outcomes (operation_id, outcome) SELECT operation_id, 'SUCCEEDED' FROM payment_operations;
 UPDATE claims SET deadline = now() - interval '1 minute'
  WHERE claim_id IN (SELECT claim_id FROM claims WHERE state = 'active' AND location_id = 'L00009' LIMIT 20);
 VACUUM ANALYZE;
@@ -338,6 +344,7 @@ class Trade:
         for rpc, request in (
             ("ListShortfalls", orders.ListShortfallsRequest(location_id="unknown")),
             ("ListFulfillmentOrders", orders.ListFulfillmentOrdersRequest(location_id="unknown")),
+            ("ListPayments", money.ListPaymentsRequest(order_id=held)),
             (
                 "GetAvailability",
                 stock.GetAvailabilityRequest(channel=1, skus=[SIZE.sku(0)], location_group_id="unknown"),
@@ -437,6 +444,8 @@ class Trade:
         await self.call("ListReturns", orders.ListReturnsRequest(customer_id="C0000001"))
         await self.call("ListShortfalls", orders.ListShortfallsRequest())
         await self.call("ListShortfalls", orders.ListShortfallsRequest(location_id=place))
+        ((order_id,),) = await self.app.database.pool.fetch("SELECT order_id::text FROM returns LIMIT 1")
+        await self.call("ListPayments", money.ListPaymentsRequest(order_id=order_id))
 
     async def beside(self) -> None:
         """What goes on beside the calls."""

@@ -19,6 +19,7 @@ from onhand.orders import store
 from onhand.orders.fulfil import settle
 from onhand.orders.queries import read_order
 from onhand.orders.store import Fulfillment, LockedOrder
+from onhand.payments.giving_back import give_back
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import money_to_wire
 
@@ -73,6 +74,15 @@ async def _cancel(
     await store.cancel_parts(tx.connection, [(UUID(c.fulfillment_order_id), c.line_number, c.quantity) for c in plan])
     await settle(tx, order, list(fulfillments.values()), _emptied(parts, plan, fulfillments), caller)
     refund_minor = sum(refunds.values())
+    await give_back(
+        tx,
+        order_id,
+        refund_minor,
+        currency=order.currency,
+        reason_code="ORDER_CANCELLED",
+        reference_document=order.document,
+        actor=caller.actor,
+    )
     tx.emit(
         "onhand.order.lines_cancelled.v1",
         order.document,

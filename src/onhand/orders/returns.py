@@ -14,6 +14,7 @@ from onhand.ledger.transaction import Transaction
 from onhand.orders import names, store
 from onhand.orders.queries import read_return
 from onhand.orders.store import Line
+from onhand.payments.giving_back import give_back
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import channel_name
 
@@ -63,9 +64,18 @@ async def _create(
         totals[number] = quantity + given.quantity, refunded + refund_minor
     refund_minor = sum(unit[-1] for unit in units)
 
+    return_id = new_id()
+    await give_back(
+        tx,
+        order_id,
+        refund_minor,
+        currency=order.currency,
+        reason_code="RETURN",
+        reference_document=f"return/{return_id}",
+        actor=caller.actor,
+    )
     # Before the return is written, so that a location that is not known is refused as such.
     await tx.lock_levels(((request.location_id, unit[2]) for unit in units), create=True)
-    return_id = new_id()
     await store.insert_return(
         tx.connection,
         return_id,

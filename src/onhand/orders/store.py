@@ -37,8 +37,8 @@ new_parts AS (
     INSERT INTO fulfillment_lines (fulfillment_order_id, line_number, sku, quantity)
     SELECT p.fulfillment_order_id, p.line_number, p.sku, p.quantity
       FROM unnest($26::uuid[], $27::int[], $28::text[], $29::int8[]) AS p (fulfillment_order_id, line_number, sku, quantity))
-INSERT INTO tenders (order_id, tender_number, kind, amount_minor, reference)
-SELECT $1, t.tender_number, t.kind, t.amount_minor, t.reference
+INSERT INTO tenders (order_id, tender_number, kind, amount_minor, reference, authorized_minor, captured_minor)
+SELECT $1, t.tender_number, t.kind, t.amount_minor, t.reference, t.amount_minor, t.amount_minor
   FROM unnest($30::text[], $31::int8[], $32::text[]) WITH ORDINALITY AS t (kind, amount_minor, reference, tender_number)"""
 
 NOT_OFFERED = """

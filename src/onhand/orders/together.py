@@ -65,8 +65,10 @@ _ORDERS = """new_orders AS (
     INSERT INTO fulfillment_lines (fulfillment_order_id, line_number, sku, quantity)
     SELECT * FROM unnest({part_work}, {part_line}, {part_sku}, {part_quantity})
 ), new_tenders AS (
-    INSERT INTO tenders (order_id, tender_number, kind, amount_minor, reference)
-    SELECT * FROM unnest({tender_order}, {tender_number}, {tender_kind}, {tender_minor}, {tender_reference})
+    INSERT INTO tenders (order_id, tender_number, kind, amount_minor, reference, authorized_minor, captured_minor)
+    SELECT t.order_id, t.tender_number, t.kind, t.minor, t.reference, t.minor, t.minor
+      FROM unnest({tender_order}, {tender_number}, {tender_kind}, {tender_minor}, {tender_reference})
+        AS t (order_id, tender_number, kind, minor, reference)
 ), new_movements AS (
     INSERT INTO stock_movements (location_id, sku, quantity, from_bucket, to_bucket, reason_code, reference_document,
                                  channel, actor, occurred_time)

@@ -325,8 +325,8 @@ SELECT {work_id}, line.number, line.sku, 1 FROM {of_each} {two}""",
             (
                 f"{what}: tenders",
                 f"""
-INSERT INTO tenders (order_id, tender_number, kind, amount_minor)
-SELECT {order_id}, 1, 'CARD', {2 * PRICE_MINOR} FROM generate_series(0, {count - 1}) AS n""",
+INSERT INTO tenders (order_id, tender_number, kind, amount_minor, authorized_minor, captured_minor)
+SELECT {order_id}, 1, 'CARD', {2 * PRICE_MINOR}, {2 * PRICE_MINOR}, {2 * PRICE_MINOR} FROM generate_series(0, {count - 1}) AS n""",
             ),
             (
                 f"{what}: events",

@@ -1,0 +1,64 @@
+"""Refusals that are about money: see onhand.domain.errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onhand.domain.errors import Kind, Refusal
+
+
+@dataclass(eq=False)
+class IllegalPaymentStep(Refusal):
+    """What was asked of a payment is not what may happen to it."""
+
+    step: str
+    state: str
+    amount_minor: int
+    legal: str
+    reason = "ILLEGAL_PAYMENT_STEP"
+    kind = Kind.PRECONDITION
+    message = "{step} of {amount_minor} minor units is not possible for a payment that is {state}; possible: {legal}"
+
+
+@dataclass(eq=False)
+class PaymentNotFound(Refusal):
+    """No such tender."""
+
+    order_id: str
+    tender_number: int
+    reason = "PAYMENT_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "order {order_id} has no tender {tender_number}"
+
+
+@dataclass(eq=False)
+class GiftCardNotFound(Refusal):
+    """No gift card has this code, or this id."""
+
+    gift_card: str
+    reason = "GIFT_CARD_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "there is no gift card {gift_card}"
+
+
+@dataclass(eq=False)
+class GiftCardExists(Refusal):
+    """A code can be given out once."""
+
+    last_characters: str
+    reason = "GIFT_CARD_EXISTS"
+    kind = Kind.EXISTS
+    message = "a gift card with this code, ending in {last_characters}, was issued already"
+
+
+@dataclass(eq=False)
+class GiftCardShort(Refusal):
+    """A gift card has less on it than is wanted."""
+
+    gift_card_id: str
+    wanted_minor: int
+    balance_minor: int
+    currency: str
+    reason = "GIFT_CARD_SHORT"
+    kind = Kind.PRECONDITION
+    message = "gift card {gift_card_id} has {balance_minor} minor units of {currency}, not {wanted_minor}"

@@ -1,0 +1,95 @@
+"""Rules of money: sums of tenders against their operations, orders against their tenders, gift cards against their movements."""
+
+from __future__ import annotations
+
+from onhand.ledger.rule import Rule
+
+PAYMENT_SUMS = Rule(
+    "payment_sums",
+    "The sums of a tender are those of its operations that succeeded; what a till took is there without one.",
+    """
+    WITH done AS (
+        SELECT order_id, tender_number,
+               coalesce(sum(amount_minor) FILTER (WHERE kind = 'AUTHORIZE' AND outcome = 'SUCCEEDED'), 0)::int8 AS authorized,
+               coalesce(sum(amount_minor) FILTER (WHERE kind = 'CAPTURE' AND outcome = 'SUCCEEDED'), 0)::int8 AS captured,
+               coalesce(sum(amount_minor) FILTER (WHERE kind = 'VOID' AND outcome = 'SUCCEEDED'), 0)::int8 AS voided,
+               coalesce(sum(amount_minor) FILTER (WHERE kind = 'REFUND' AND outcome = 'SUCCEEDED'), 0)::int8 AS refunded,
+               coalesce(sum(amount_minor) FILTER (WHERE kind IN ('VOID', 'REFUND')), 0)::int8 AS given_back,
+               coalesce(bool_or(kind = 'AUTHORIZE' AND outcome = 'DECLINED'), false) AS is_declined
+          FROM payment_operations LEFT JOIN payment_outcomes USING (operation_id) GROUP BY 1, 2),
+    due AS (
+        SELECT order_id, tender_number, t.provider, t.authorized_minor, t.captured_minor, t.voided_minor, t.refunded_minor,
+               t.given_back_minor, t.is_declined,
+               CASE provider WHEN 'TILL' THEN amount_minor ELSE 0 END + coalesce(d.authorized, 0) AS authorized_due,
+               CASE provider WHEN 'TILL' THEN amount_minor ELSE 0 END + coalesce(d.captured, 0) AS captured_due,
+               coalesce(d.voided, 0) AS voided_due, coalesce(d.refunded, 0) AS refunded_due,
+               coalesce(d.given_back, 0) AS given_back_due, coalesce(d.is_declined, false) AS declined_due
+          FROM tenders t LEFT JOIN done d USING (order_id, tender_number))
+    SELECT * FROM due
+     WHERE (authorized_minor, captured_minor, voided_minor, refunded_minor, given_back_minor, is_declined)
+           IS DISTINCT FROM (authorized_due, captured_due, voided_due, refunded_due, given_back_due, declined_due)""",
+)
+
+MONEY_KEPT = Rule(
+    "money_kept",
+    "What the tenders of an order give back is what its lines give back, so what is kept of both is the same.",
+    """
+    SELECT order_id, l.refunded_minor, coalesce(t.given_back_minor, 0) AS given_back_minor
+      FROM (SELECT order_id, sum(refunded_minor)::int8 AS refunded_minor FROM order_lines GROUP BY 1) AS l
+      LEFT JOIN (SELECT order_id, sum(given_back_minor)::int8 AS given_back_minor FROM tenders GROUP BY 1) AS t
+           USING (order_id)
+     WHERE l.refunded_minor <> coalesce(t.given_back_minor, 0)""",
+)
+
+# A provider that said no, or did not answer yet, leaves something to be done: the payment shows it as owed.
+CAPTURED = Rule(
+    "captured_is_refunded_or_kept",
+    "Of each tender of an order, captured = refunded + kept, once the goods have left and nothing is open or was declined.",
+    """
+    SELECT order_id, t.tender_number, t.captured_minor, t.refunded_minor, t.amount_minor - t.given_back_minor AS kept_minor
+      FROM tenders t JOIN orders o USING (order_id)
+     WHERE t.captured_minor - t.refunded_minor <> t.amount_minor - t.given_back_minor
+       AND NOT (t.capture_at = 'FULFILLMENT' AND o.state = 'OPEN')
+       AND NOT EXISTS (
+           SELECT FROM payment_operations p LEFT JOIN payment_outcomes u USING (operation_id)
+            WHERE p.order_id = t.order_id AND p.tender_number = t.tender_number AND u.outcome IS DISTINCT FROM 'SUCCEEDED')""",
+)
+
+TENDERS_OF = Rule(
+    "tenders_belong",
+    "Every tender is an order's, and every operation a tender's.",
+    """
+    SELECT order_id, tender_number, 'no order' AS fault FROM tenders WHERE order_id NOT IN (SELECT order_id FROM orders)
+     UNION ALL
+    SELECT order_id, tender_number, 'no tender' FROM payment_operations p
+     WHERE NOT EXISTS (SELECT FROM tenders t WHERE (t.order_id, t.tender_number) = (p.order_id, p.tender_number))""",
+)
+
+GIFT_CARDS = Rule(
+    "gift_card_balances",
+    "What is on a gift card is the sum of its movements.",
+    """
+    SELECT gift_card_id, g.balance_minor, coalesce(m.amount_minor, 0) AS moved_minor
+      FROM gift_cards g FULL JOIN (
+           SELECT gift_card_id, sum(amount_minor)::int8 AS amount_minor FROM gift_card_movements GROUP BY 1) AS m
+           USING (gift_card_id)
+     WHERE g.balance_minor IS DISTINCT FROM coalesce(m.amount_minor, 0)""",
+)
+
+GIFT_CARDS_SPENT = Rule(
+    "gift_cards_spent_once",
+    "What left a gift card was captured for its tender, and what came back to it was refunded, once each.",
+    """
+    WITH due AS (
+        SELECT p.operation_id, t.gift_card_id, CASE p.kind WHEN 'CAPTURE' THEN -p.amount_minor ELSE p.amount_minor END AS minor
+          FROM payment_operations p JOIN tenders t USING (order_id, tender_number)
+         WHERE t.provider = 'GIFT_CARD' AND p.kind IN ('CAPTURE', 'REFUND')),
+    moved AS (
+        SELECT movement_id AS operation_id, gift_card_id, amount_minor AS minor FROM gift_card_movements
+         WHERE kind IN ('REDEEM', 'REFUND'))
+    SELECT operation_id, coalesce(d.gift_card_id, m.gift_card_id) AS gift_card_id, coalesce(d.minor, 0) AS due_minor,
+           coalesce(m.minor, 0) AS moved_minor
+      FROM due d FULL JOIN moved m USING (operation_id, gift_card_id) WHERE d.minor IS DISTINCT FROM m.minor""",
+)
+
+PAYMENT_RULES = (PAYMENT_SUMS, MONEY_KEPT, CAPTURED, TENDERS_OF, GIFT_CARDS, GIFT_CARDS_SPENT)

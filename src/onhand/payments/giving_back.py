@@ -1,0 +1,44 @@
+"""Giving money back, in the transaction that says why: a cancellation, a return."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from onhand.domain.payment import plan_give_back
+from onhand.ledger.transaction import Transaction
+from onhand.payments import store
+
+
+async def give_back(
+    tx: Transaction,
+    order_id: UUID,
+    amount_minor: int,
+    *,
+    currency: str,
+    reason_code: str,
+    reference_document: str,
+    actor: str,
+) -> None:
+    """Gives back to the tenders of a locked order, before any level is locked.
+
+    What a till does is done with it.
+    """
+    if not amount_minor:
+        return
+    tenders = await store.lock_tenders(tx.connection, order_id)
+    plan = plan_give_back((t.tendered for t in tenders.values()), amount_minor)
+    operations = [
+        store.operation(
+            part.tender.tender_number, part.operation, part.amount_minor, is_done=not part.tender.provider.is_outside
+        )
+        for part in plan
+    ]
+    await store.book(
+        tx.connection,
+        order_id,
+        operations,
+        currency=currency,
+        reason_code=reason_code,
+        reference_document=reference_document,
+        actor=actor,
+    )

@@ -1,0 +1,140 @@
+"""Money in PostgreSQL: every statement about tenders and their operations, and nothing that decides.
+
+Tenders are locked after the order that they are of, and before gift cards, epochs, claims and levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from onhand.domain.payment import CaptureAt, Operation, Outcome, Payment, Provider, Tendered
+from onhand.ids import new_id
+from onhand.postgres import Connection
+
+LOCK_TENDERS = """
+SELECT tender_number, kind, provider, capture_at, gift_card_id, amount_minor, authorized_minor, captured_minor, voided_minor,
+       refunded_minor, is_declined, given_back_minor
+  FROM tenders WHERE order_id = $1 ORDER BY tender_number FOR UPDATE"""
+# A statement of its own, after the lock: what others ended while this one waited for it is seen.
+OPEN = """
+SELECT o.tender_number, o.kind, sum(o.amount_minor)::int8 AS amount_minor FROM payment_operations o
+ WHERE o.order_id = $1 AND NOT EXISTS (SELECT FROM payment_outcomes u WHERE u.operation_id = o.operation_id) GROUP BY 1, 2"""
+# Operations, the outcomes of those that have one, and the sums of their tenders, which constraints keep within each other.
+BOOK = """
+WITH asked AS (
+    SELECT * FROM unnest($2::uuid[], $3::int[], $4::text[], $5::int8[], $9::bool[])
+        AS o (operation_id, tender_number, kind, amount_minor, is_done)),
+operation AS (
+    INSERT INTO payment_operations (operation_id, order_id, tender_number, kind, amount_minor, currency, reason_code,
+                                    reference_document, actor)
+    SELECT operation_id, $1, tender_number, kind, amount_minor, $6, $7, $8, $10 FROM asked),
+outcome AS (
+    INSERT INTO payment_outcomes (operation_id, outcome) SELECT operation_id, 'SUCCEEDED' FROM asked WHERE is_done),
+sums AS (
+    SELECT tender_number, coalesce(sum(amount_minor) FILTER (WHERE kind = 'AUTHORIZE' AND is_done), 0)::int8 AS authorized,
+           coalesce(sum(amount_minor) FILTER (WHERE kind = 'CAPTURE' AND is_done), 0)::int8 AS captured,
+           coalesce(sum(amount_minor) FILTER (WHERE kind = 'VOID' AND is_done), 0)::int8 AS voided,
+           coalesce(sum(amount_minor) FILTER (WHERE kind = 'REFUND' AND is_done), 0)::int8 AS refunded,
+           coalesce(sum(amount_minor) FILTER (WHERE kind IN ('VOID', 'REFUND')), 0)::int8 AS given_back
+      FROM asked GROUP BY 1)
+UPDATE tenders t
+   SET authorized_minor = t.authorized_minor + s.authorized, captured_minor = t.captured_minor + s.captured,
+       voided_minor = t.voided_minor + s.voided, refunded_minor = t.refunded_minor + s.refunded,
+       given_back_minor = t.given_back_minor + s.given_back
+  FROM sums s WHERE t.order_id = $1 AND t.tender_number = s.tender_number"""
+
+
+@dataclass(frozen=True)
+class LockedTender:
+    """A tender whose row this transaction holds."""
+
+    tendered: Tendered
+    capture_at: CaptureAt
+    gift_card_id: UUID | None
+
+
+@dataclass(frozen=True)
+class NewOperation:
+    """An operation to be written. `is_done`: it has succeeded in this very transaction."""
+
+    tender_number: int
+    kind: Operation
+    amount_minor: int
+    is_done: bool
+    operation_id: UUID
+
+
+def operation(tender_number: int, kind: Operation, amount_minor: int, *, is_done: bool) -> NewOperation:
+    """A new one."""
+    return NewOperation(tender_number, kind, amount_minor, is_done, new_id())
+
+
+async def lock_tenders(connection: Connection, order_id: UUID) -> dict[int, LockedTender]:
+    """Locks the tenders of an order, by number."""
+    rows = await connection.fetch(LOCK_TENDERS, order_id)
+    open_minor: dict[tuple[int, str], int] = {}
+    if any(row["provider"] != Provider.TILL.value for row in rows):
+        open_minor = {
+            (r["tender_number"], r["kind"]): r["amount_minor"] for r in await connection.fetch(OPEN, order_id)
+        }
+    return {row["tender_number"]: _locked(row, open_minor) for row in rows}
+
+
+def payment_of(row: Any) -> Payment:
+    """The sums of a tender's row."""
+    return Payment(
+        row["amount_minor"],
+        row["authorized_minor"],
+        row["captured_minor"],
+        row["voided_minor"],
+        row["refunded_minor"],
+        row["is_declined"],
+    )
+
+
+def _locked(row: Any, open_minor: dict[tuple[int, str], int]) -> LockedTender:
+    number = row["tender_number"]
+    tendered = Tendered(
+        number,
+        row["kind"],
+        Provider(row["provider"]),
+        payment_of(row),
+        row["given_back_minor"],
+        open_minor.get((number, Operation.CAPTURE.value), 0),
+        open_minor.get((number, Operation.VOID.value), 0),
+    )
+    return LockedTender(tendered, CaptureAt(row["capture_at"]), row["gift_card_id"])
+
+
+async def book(
+    connection: Connection,
+    order_id: UUID,
+    operations: Sequence[NewOperation],
+    *,
+    currency: str,
+    reason_code: str,
+    reference_document: str,
+    actor: str,
+) -> None:
+    """Writes operations of tenders that are locked."""
+    await connection.execute(
+        BOOK,
+        order_id,
+        [o.operation_id for o in operations],
+        [o.tender_number for o in operations],
+        [o.kind.value for o in operations],
+        [o.amount_minor for o in operations],
+        currency,
+        reason_code,
+        reference_document,
+        [o.is_done for o in operations],
+        actor,
+    )
+
+
+def outcome(text: str | None) -> Outcome | None:
+    """What a row says; None while it is open."""
+    return None if text is None else Outcome(text)

@@ -1,0 +1,71 @@
+"""What tests of money do again and again."""
+
+from __future__ import annotations
+
+from onhand.payments import Payments
+from onhand.v1 import order_pb2 as orders
+from onhand.v1 import payment_pb2 as pb
+from shelf import request_id
+from shop import CALLER, MILK, NORTH, Shop, cents, dollars
+
+RESTOCK = orders.DISPOSITION_AVAILABLE
+
+
+def purse(shop: Shop) -> Payments:
+    """PaymentService."""
+    (found,) = (handler for handler in shop.handlers if isinstance(handler, Payments))
+    return found
+
+
+def tender(kind: str, amount: int, **fields: str) -> orders.Tender:
+    """A tender in cents."""
+    return orders.Tender(kind=orders.TenderKind.Value(f"TENDER_KIND_{kind}"), amount=dollars(amount), **fields)
+
+
+def sale(quantity: int, *tenders: orders.Tender) -> orders.SellRequest:
+    """Milk at the till of the north."""
+    return orders.SellRequest(
+        request_id=request_id(),
+        location_id=NORTH,
+        lines=[orders.SaleLine(sku=MILK, quantity=quantity)],
+        currency_code="USD",
+        tenders=tenders,
+    )
+
+
+async def sold(shop: Shop, quantity: int, *tenders: orders.Tender) -> orders.Order:
+    """A sale of it."""
+    return (await shop.orders.sell(sale(quantity, *tenders), CALLER)).order
+
+
+def back(quantity: int) -> orders.ReturnedLine:
+    """Units of the first line that come back."""
+    return orders.ReturnedLine(line_number=1, quantity=quantity, disposition=RESTOCK)
+
+
+async def payments(shop: Shop, order_id: str) -> list[pb.Payment]:
+    """The payments of an order."""
+    request = pb.ListPaymentsRequest(order_id=order_id)
+    return list((await purse(shop).list_payments(request, CALLER)).payments)
+
+
+async def refunded(shop: Shop, order_id: str) -> list[int]:
+    """What each tender gave back, in cents."""
+    return [cents(payment.refunded) for payment in await payments(shop, order_id)]
+
+
+def state(payment: pb.Payment) -> str:
+    """Its name."""
+    return pb.PaymentState.Name(payment.state).removeprefix("PAYMENT_STATE_")
+
+
+def operations(payment: pb.Payment) -> list[tuple[str, str, int]]:
+    """(kind, state, cents) of what was asked, oldest first."""
+    return [
+        (
+            pb.PaymentOperationKind.Name(o.kind).removeprefix("PAYMENT_OPERATION_KIND_"),
+            pb.PaymentOperationState.Name(o.state).removeprefix("PAYMENT_OPERATION_STATE_"),
+            cents(o.amount),
+        )
+        for o in payment.operations
+    ]
