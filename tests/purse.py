@@ -22,6 +22,12 @@ def tender(kind: str, amount: int, **fields: str) -> orders.Tender:
     return orders.Tender(kind=orders.TenderKind.Value(f"TENDER_KIND_{kind}"), amount=dollars(amount), **fields)
 
 
+async def issue(shop: Shop, code: str, amount: int) -> pb.GiftCard:
+    """A gift card with some cents on it."""
+    request = pb.IssueGiftCardRequest(request_id=request_id(), code=code, amount=dollars(amount))
+    return (await purse(shop).issue_gift_card(request, CALLER)).gift_card
+
+
 def sale(quantity: int, *tenders: orders.Tender) -> orders.SellRequest:
     """Milk at the till of the north."""
     return orders.SellRequest(

@@ -8,8 +8,9 @@ from google.protobuf.message import Message
 
 from crash.stage import Stage
 from crash.stock import scenario
-from onhand.v1 import cart_pb2, catalog_pb2, types_pb2
+from onhand.v1 import cart_pb2, catalog_pb2, payment_pb2, types_pb2
 from onhand.v1 import order_pb2 as pb
+from purse import issue, tender
 from shelf import dollars, request_id
 from shop import BREAD, CALLER, MILK, MILK_BARCODE, NORTH, SOUTH, Shop, card, fulfillment_of
 
@@ -67,6 +68,21 @@ async def _(stage: Stage, shop: Shop) -> Message:
     return cart_pb2.ClaimCartRequest(request_id=request_id(), cart_id=cart_id, customer_id="ada")
 
 
+# ------------------------------------------------------------------------------------------------------------------- money
+GIFT_CARD = "K7QF-3M9D-X2PA-88HT"
+
+
+@scenario("IssueGiftCard", "a new one")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return payment_pb2.IssueGiftCardRequest(request_id=request_id(), code=GIFT_CARD, amount=dollars(50))
+
+
+@scenario("TopUpGiftCard", "one that is there")
+async def _(stage: Stage, shop: Shop) -> Message:
+    card = await issue(shop, GIFT_CARD, 1000)
+    return payment_pb2.TopUpGiftCardRequest(request_id=request_id(), gift_card_id=card.gift_card_id, amount=dollars(50))
+
+
 # -------------------------------------------------------------------------------------------------------------------- sell
 def sell(lines: Mapping[str, int], total: int) -> pb.SellRequest:
     """A sale in the north."""
@@ -83,6 +99,14 @@ def sell(lines: Mapping[str, int], total: int) -> pb.SellRequest:
 async def _(stage: Stage, shop: Shop) -> Message:
     request = sell({}, 2 * 199)
     request.lines.append(pb.SaleLine(barcode=MILK_BARCODE, quantity=2))
+    return request
+
+
+@scenario("Sell", "paid with a gift card", is_tight=True)
+async def _(stage: Stage, shop: Shop) -> Message:
+    await issue(shop, GIFT_CARD, 1000)
+    request = sell({MILK: 3}, 97)
+    request.tenders.append(tender("GIFT_CARD", 500, gift_card_code=GIFT_CARD))
     return request
 
 
@@ -134,6 +158,25 @@ async def _(stage: Stage, shop: Shop) -> Message:
     reservation_id = await shop.reserve({NORTH: {MILK: 2}, SOUTH: {MILK: 1, BREAD: 1}}, "ada")
     kinds = {NORTH: pb.FULFILLMENT_KIND_PICKUP, SOUTH: pb.FULFILLMENT_KIND_SHIP}
     return shop.place_request(reservation_id, kinds, 3 * 199 + 250, cart_id=cart_id)
+
+
+@scenario("PlaceOrder", "paid with a gift card")
+async def _(stage: Stage, shop: Shop) -> Message:
+    await issue(shop, GIFT_CARD, 1000)
+    tenders = [tender("GIFT_CARD", 398, gift_card_code=GIFT_CARD)]
+    reservation_id = await shop.reserve({NORTH: {MILK: 2}})
+    return shop.place_request(reservation_id, {NORTH: pb.FULFILLMENT_KIND_PICKUP}, 398, tenders=tenders)
+
+
+@scenario("CancelOrderLines", "of what a gift card paid")
+async def _(stage: Stage, shop: Shop) -> Message:
+    await issue(shop, GIFT_CARD, 1000)
+    tenders = [tender("GIFT_CARD", 300, gift_card_code=GIFT_CARD), tender("CARD", 98)]
+    reservation_id = await shop.reserve({NORTH: {MILK: 2}})
+    request = shop.place_request(reservation_id, {NORTH: pb.FULFILLMENT_KIND_PICKUP}, 398, tenders=tenders)
+    order = (await shop.orders.place_order(request, CALLER)).order
+    lines = [pb.CancelLine(line_number=1, quantity=2)]
+    return pb.CancelOrderLinesRequest(request_id=request_id(), order_id=order.order_id, lines=lines)
 
 
 @scenario("PlaceOrder", "of a reservation that a sale was taken from", refusal="RESERVATION_SHORT")
@@ -259,7 +302,7 @@ async def _(stage: Stage, shop: Shop) -> Message:
 @scenario("CreateReturn", "paid by two means")
 async def _(stage: Stage, shop: Shop) -> Message:
     request = sell({MILK: 3}, 297)
-    request.tenders.append(pb.Tender(kind=pb.TENDER_KIND_CASH, amount=dollars(300)))
+    request.tenders.append(tender("CASH", 300))
     order = (await shop.orders.sell(request, CALLER)).order
     return pb.CreateReturnRequest(
         request_id=request_id(),

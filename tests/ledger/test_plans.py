@@ -70,7 +70,6 @@ COLD = {
     "reservations.reconcile:STOCK": "a whole location, for tests of a gate at rest",
     "reservations.sweep:ROWS": "rows by their keys, ten seconds after a take",
     "reservations.sweep:CLOSE_ORPHANS": "inserts by key, after a crash",
-    "payments.store:OPEN": "a few rows by their order, where a provider outside takes time",
     "orders.store:INSERT_SHORTAGES": "inserts, where a sale took what was promised",
     "carts:LINE_QUANTITY": "one row by its key, where a line would hold too much",
     "carts:GIVE_CART": "one row by its key, where a guest's cart becomes a customer's first",
@@ -126,6 +125,10 @@ INSERT INTO payment_operations (operation_id, order_id, tender_number, kind, amo
                                 reference_document)
 SELECT gen_random_uuid(), order_id, tender_number, 'REFUND', 1, 'USD', '', '' FROM tenders;
 INSERT INTO payment_outcomes (operation_id, outcome) SELECT operation_id, 'SUCCEEDED' FROM payment_operations;
+INSERT INTO gift_cards (gift_card_id, code_hash, last_characters, currency, balance_minor)
+SELECT gen_random_uuid(), sha256(n::text::bytea), 'TEST', 'USD', 1 FROM generate_series(1, 3000) AS n;
+INSERT INTO gift_card_movements (gift_card_id, movement_id, amount_minor, kind, reference_document)
+SELECT gift_card_id, gen_random_uuid(), 1, 'ISSUE', '' FROM gift_cards;
 UPDATE claims SET deadline = now() - interval '1 minute'
  WHERE claim_id IN (SELECT claim_id FROM claims WHERE state = 'active' AND location_id = 'L00009' LIMIT 20);
 VACUUM ANALYZE;
@@ -446,6 +449,30 @@ class Trade:
         await self.call("ListShortfalls", orders.ListShortfallsRequest(location_id=place))
         ((order_id,),) = await self.app.database.pool.fetch("SELECT order_id::text FROM returns LIMIT 1")
         await self.call("ListPayments", money.ListPaymentsRequest(order_id=order_id))
+        await self.gift_cards()
+
+    async def gift_cards(self) -> None:
+        code, amount = "K7QF-3M9D-X2PA-88HT", dollars(500)
+        issued = (await self.call("IssueGiftCard", money.IssueGiftCardRequest(code=code, amount=amount))).gift_card
+        card = {"gift_card_id": issued.gift_card_id}
+        await self.call("TopUpGiftCard", money.TopUpGiftCardRequest(**card, amount=amount))
+        await self.call("GetGiftCard", money.GetGiftCardRequest(code=code))
+        await self.call("ListGiftCardMovements", money.ListGiftCardMovementsRequest(**card))
+        place, skus = SIZE.assortment(0)
+        sold = orders.SellRequest(
+            location_id=place,
+            currency_code="USD",
+            lines=[orders.SaleLine(sku=skus[0], quantity=1)],
+            tenders=[orders.Tender(kind=orders.TENDER_KIND_GIFT_CARD, amount=dollars(100), gift_card_code=code)],
+        )
+        order = (await self.call("Sell", sold)).order
+        back = orders.ReturnedLine(line_number=1, quantity=1, disposition=orders.DISPOSITION_AVAILABLE)
+        await self.call(
+            "CreateReturn",
+            orders.CreateReturnRequest(
+                order_id=order.order_id, location_id=place, channel=types_pb2.CHANNEL_POS, lines=[back]
+            ),
+        )
 
     async def beside(self) -> None:
         """What goes on beside the calls."""

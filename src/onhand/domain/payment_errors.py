@@ -62,3 +62,56 @@ class GiftCardShort(Refusal):
     reason = "GIFT_CARD_SHORT"
     kind = Kind.PRECONDITION
     message = "gift card {gift_card_id} has {balance_minor} minor units of {currency}, not {wanted_minor}"
+
+
+@dataclass(eq=False)
+class PaymentDeclined(Refusal):
+    """The provider of a tender said no. Nothing was ordered, and what other tenders set aside is freed."""
+
+    order_id: str
+    tender_number: int
+    detail: str
+    reason = "PAYMENT_DECLINED"
+    kind = Kind.PRECONDITION
+    message = "tender {tender_number} was declined ({detail}); nothing was ordered; pay by other means"
+
+
+@dataclass(eq=False)
+class PaymentPending(Refusal):
+    """The provider has not said what became of a payment. The order is finished, or the payment voided, behind this answer."""
+
+    order_id: str
+    detail: str
+    reason = "PAYMENT_PENDING"
+    kind = Kind.UNAVAILABLE
+    message = "the payment of order {order_id} is not known yet ({detail}); repeat with the same request_id to learn what became of it"
+
+
+@dataclass(eq=False)
+class CheckoutUnderWay(Refusal):
+    """Another request is paying for the same reservation."""
+
+    reservation_id: str
+    reason = "CHECKOUT_UNDER_WAY"
+    kind = Kind.PRECONDITION
+    message = "reservation {reservation_id} is being paid for by another request; wait for its outcome"
+
+
+@dataclass(eq=False)
+class ProviderNotConfigured(Refusal):
+    """A tender names a provider that this server was not given."""
+
+    provider: str
+    reason = "PROVIDER_NOT_CONFIGURED"
+    kind = Kind.PRECONDITION
+    message = "{provider} is not configured here: set its key, or pay by other means"
+
+
+@dataclass(eq=False)
+class WebhookSignatureWrong(Refusal):
+    """A webhook was not signed by its provider, or long ago."""
+
+    provider: str
+    reason = "WEBHOOK_SIGNATURE_WRONG"
+    kind = Kind.INVALID
+    message = "this is no webhook of {provider}: its signature is wrong or too old; compare the webhook secret"

@@ -1,18 +1,27 @@
-"""How an order is paid. Here tenders are what the caller says was authorized; they are checked and recorded.
-
-The payment saga takes its place in `place`: see there.
-"""
+"""How an order is paid: what a till took is recorded; a gift card is redeemed in the transaction of the order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from onhand.domain import money
 from onhand.domain.errors import CurrencyMismatch, TendersMismatch, invalid
+from onhand.domain.payment import Operation, Provider
+from onhand.ledger.transaction import Transaction
 from onhand.orders import names
-from onhand.orders.store import NewTender
+from onhand.orders.store import NewOrder, NewTender
+from onhand.payments import gift_cards
+from onhand.payments import store as payments_store
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import money_from_wire
+
+REASON = "ORDER_PAID"
+"""Of the operations that pay an order."""
+
+
+def is_recorded_only(given: Iterable[pb.Tender]) -> bool:
+    """Whether all of it was paid elsewhere: such an order may go in a round."""
+    return not any(tender.gift_card_code for tender in given)
 
 
 def tenders(given: Sequence[pb.Tender], currency: str, total_minor: int) -> list[NewTender]:
@@ -26,8 +35,51 @@ def tenders(given: Sequence[pb.Tender], currency: str, total_minor: int) -> list
             raise invalid(f"{field}.amount", "must be more than 0")
         if tendered_currency != currency:
             raise CurrencyMismatch(currency, tendered_currency)
-        result.append(NewTender(kind, amount_minor, tender.reference))
+        gift_card = None
+        if tender.gift_card_code:
+            if kind != "GIFT_CARD":
+                raise invalid(f"{field}.gift_card_code", "is of a tender of kind GIFT_CARD only")
+            gift_card = gift_cards.code_hash(f"{field}.gift_card_code", tender.gift_card_code)
+        result.append(NewTender(kind, amount_minor, tender.reference, gift_card))
     tendered_minor = money.checked(sum(tender.amount_minor for tender in result))
     if tendered_minor != total_minor:
         raise TendersMismatch(tendered_minor, total_minor, currency)
     return result
+
+
+async def with_gift_cards(tx: Transaction, order: NewOrder) -> NewOrder:
+    """The order with the gift cards that it spends, locked. Raises `GiftCardNotFound`, `GiftCardShort`, `CurrencyMismatch`."""
+    wanted = [(t.gift_card, t.amount_minor) for t in order.tenders if t.gift_card is not None]
+    if not wanted:
+        return order
+    cards = await gift_cards.lock_by_code(tx.connection, wanted, order.currency)
+    return order._replace(
+        tenders=[
+            t if t.gift_card is None else t._replace(gift_card_id=cards[t.gift_card].gift_card_id)
+            for t in order.tenders
+        ]
+    )
+
+
+async def redeem(tx: Transaction, order: NewOrder) -> None:
+    """Pays with the gift cards of an order that was just written."""
+    cards = [(n, t) for n, t in enumerate(order.tenders, 1) if t.provider is Provider.GIFT_CARD]
+    if not cards:
+        return
+    document, operations, movements = f"order/{order.order_id}", [], []
+    for number, tender in cards:
+        assert tender.gift_card_id is not None
+        authorized = payments_store.operation(number, Operation.AUTHORIZE, tender.amount_minor, is_done=True)
+        captured = payments_store.operation(number, Operation.CAPTURE, tender.amount_minor, is_done=True)
+        operations += [authorized, captured]
+        movements.append((tender.gift_card_id, captured.operation_id, tender.amount_minor))
+    await gift_cards.redeem(tx, movements, document, order.actor)
+    await payments_store.book(
+        tx.connection,
+        order.order_id,
+        operations,
+        currency=order.currency,
+        reason_code=REASON,
+        reference_document=document,
+        actor=order.actor,
+    )

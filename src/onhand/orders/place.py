@@ -91,7 +91,9 @@ async def _place(tx: Transaction, wanted: Checkout) -> pb.PlaceOrderResponse:
     order, pickup_codes = new_order(wanted, order_id, claims, cart, prices)
     if refused := await store.not_offered(tx.connection, wanted.choices.items()):
         raise FulfillmentNotOffered(*refused)
+    order = await payments.with_gift_cards(tx, order)
     await store.insert_order(tx.connection, order)
+    await payments.redeem(tx, order)
     if wanted.cart_id is not None:
         await carts.mark_ordered(tx.connection, wanted.cart_id, order_id)
     for event in events_of(order):

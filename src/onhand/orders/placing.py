@@ -23,6 +23,7 @@ from onhand.ledger.claims import ConfirmedClaim
 from onhand.ledger.mutation import Ledger
 from onhand.orders import together
 from onhand.orders.answers import fill_new_order
+from onhand.orders.payments import is_recorded_only
 from onhand.orders.place import REASON, Checkout, check_reservation, checkout, events_of, new_order, place_alone
 from onhand.orders.together import NotAsPlanned, Planned, Statement, Taking
 from onhand.postgres import to_json
@@ -70,7 +71,7 @@ class Placing:
     async def place_order(self, request: pb.PlaceOrderRequest, caller: Caller) -> pb.PlaceOrderResponse:
         """OrderService.PlaceOrder."""
         wanted = checkout(request, caller)
-        placed = await self._rounds.submit(wanted)
+        placed = await self._rounds.submit(wanted) if is_recorded_only(request.tenders) else None
         return placed if placed is not None else await place_alone(self._ledger, wanted)
 
     async def _round(self, wanted: Sequence[Checkout]) -> list[pb.PlaceOrderResponse | None]:

@@ -141,12 +141,14 @@ async def record(
     """Records a sale in a transaction of its own."""
     request, order_id = wanted.request, new_id()
     document = f"order/{order_id}"
-    # First of all, so that an unknown location or sku is refused as such.
-    levels = await tx.lock_levels(((request.location_id, line.sku) for line in sold), create=True)
-    unpriced = {line.sku for line in sold if line.charged_minor is None}
-    prices = await catalog.read_prices(tx.connection, request.currency_code, unpriced) if unpriced else {}
-    order = new_sale(wanted, order_id, sold, prices)
+    if payments.is_recorded_only(request.tenders):
+        # First of all, so that an unknown location or sku is refused as such.
+        levels, order = await _lock(tx, request, sold), await _priced_sale(tx, wanted, order_id, sold)
+    else:  # gift cards are locked before levels
+        order = await payments.with_gift_cards(tx, await _priced_sale(tx, wanted, order_id, sold))
+        levels = await _lock(tx, request, sold)
     await store.insert_order(tx.connection, order)
+    await payments.redeem(tx, order)
     movements = sale_movements(
         levels,
         [(location_id, sku, quantity) for location_id, lines in takes_of(request, sold) for sku, quantity in lines],
@@ -159,6 +161,16 @@ async def record(
     await _mend(tx, document, levels, movements, overdrawn, wanted.actor)
     tx.emit(*event_of(order))
     return pb.SellResponse(order=await read_order(tx.connection, order_id))
+
+
+async def _lock(tx: Transaction, request: pb.SellRequest, sold: Sequence[Sold]) -> dict[Position, Level]:
+    return await tx.lock_levels(((request.location_id, line.sku) for line in sold), create=True)
+
+
+async def _priced_sale(tx: Transaction, wanted: Till, order_id: UUID, sold: Sequence[Sold]) -> NewOrder:
+    unpriced = {line.sku for line in sold if line.charged_minor is None}
+    prices = await catalog.read_prices(tx.connection, wanted.request.currency_code, unpriced) if unpriced else {}
+    return new_sale(wanted, order_id, sold, prices)
 
 
 def _priced(currency: str, sold: Sequence[Sold], prices: Mapping[str, UnitPrice]) -> list[NewLine]:

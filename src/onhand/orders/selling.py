@@ -21,6 +21,7 @@ from onhand.ledger.mutation import Ledger, is_certain
 from onhand.ledger.transaction import Transaction
 from onhand.orders import together
 from onhand.orders.answers import fill_new_order
+from onhand.orders.payments import is_recorded_only
 from onhand.orders.sell import REASON, Sold, Till, event_of, new_sale, record, resolve, sold_lines, takes_of, till
 from onhand.orders.together import NotAsPlanned, Planned, Statement, Taking
 from onhand.postgres import to_json
@@ -79,7 +80,7 @@ class Selling:
     async def sell(self, request: pb.SellRequest, caller: Caller) -> pb.SellResponse:
         """OrderService.Sell."""
         wanted = till(request, caller)
-        sold_together = await self._rounds.submit(wanted)
+        sold_together = await self._rounds.submit(wanted) if is_recorded_only(request.tenders) else None
         if isinstance(sold_together, pb.SellResponse):
             return sold_together
         if sold_together is not None:

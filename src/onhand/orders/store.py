@@ -13,6 +13,7 @@ from uuid import UUID
 
 from onhand.crash import step
 from onhand.domain.order import FulfillmentKind, FulfillmentState, OrderState
+from onhand.domain.payment import Provider
 from onhand.postgres import Connection
 
 # One statement, one round trip: an order with everything that belongs to it. Foreign keys are checked at its end.
@@ -37,9 +38,11 @@ new_parts AS (
     INSERT INTO fulfillment_lines (fulfillment_order_id, line_number, sku, quantity)
     SELECT p.fulfillment_order_id, p.line_number, p.sku, p.quantity
       FROM unnest($26::uuid[], $27::int[], $28::text[], $29::int8[]) AS p (fulfillment_order_id, line_number, sku, quantity))
-INSERT INTO tenders (order_id, tender_number, kind, amount_minor, reference, authorized_minor, captured_minor)
-SELECT $1, t.tender_number, t.kind, t.amount_minor, t.reference, t.amount_minor, t.amount_minor
-  FROM unnest($30::text[], $31::int8[], $32::text[]) WITH ORDINALITY AS t (kind, amount_minor, reference, tender_number)"""
+INSERT INTO tenders (order_id, tender_number, kind, amount_minor, reference, provider, gift_card_id, authorized_minor,
+                     captured_minor)
+SELECT $1, t.tender_number, t.kind, t.amount_minor, t.reference, t.provider, t.gift_card_id, t.recorded_minor, t.recorded_minor
+  FROM unnest($30::text[], $31::int8[], $32::text[], $33::text[], $34::uuid[], $35::int8[]) WITH ORDINALITY
+    AS t (kind, amount_minor, reference, provider, gift_card_id, recorded_minor, tender_number)"""
 
 NOT_OFFERED = """
 SELECT c.location_id, c.kind
@@ -149,11 +152,18 @@ class NewFulfillment(NamedTuple):
 
 
 class NewTender(NamedTuple):
-    """A means of payment, its amount in the order's currency."""
+    """A means of payment, its amount in the order's currency. `gift_card`: the hash of the code of one that is spent here."""
 
     kind: str
     amount_minor: int
     reference: str
+    gift_card: bytes | None = None
+    gift_card_id: UUID | None = None
+
+    @property
+    def provider(self) -> Provider:
+        """Who moves its money."""
+        return Provider.TILL if self.gift_card is None else Provider.GIFT_CARD
 
 
 class NewOrder(NamedTuple):
@@ -276,6 +286,9 @@ async def insert_order(connection: Connection, order: NewOrder) -> None:
         [tender.kind for tender in order.tenders],
         [tender.amount_minor for tender in order.tenders],
         [tender.reference for tender in order.tenders],
+        [tender.provider.value for tender in order.tenders],
+        [tender.gift_card_id for tender in order.tenders],
+        [tender.amount_minor if tender.provider is Provider.TILL else 0 for tender in order.tenders],
     )
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from onhand.domain.payment import plan_give_back
 from onhand.ledger.transaction import Transaction
-from onhand.payments import store
+from onhand.payments import gift_cards, store
 
 
 async def give_back(
@@ -21,7 +21,7 @@ async def give_back(
 ) -> None:
     """Gives back to the tenders of a locked order, before any level is locked.
 
-    What a till does is done with it.
+    What a till or a gift card does is done with it.
     """
     if not amount_minor:
         return
@@ -33,6 +33,16 @@ async def give_back(
         )
         for part in plan
     ]
+    await gift_cards.refund(
+        tx,
+        [
+            (card_id, o.operation_id, o.amount_minor)
+            for o in operations
+            if (card_id := tenders[o.tender_number].gift_card_id) is not None
+        ],
+        reference_document,
+        actor,
+    )
     await store.book(
         tx.connection,
         order_id,

@@ -24,7 +24,7 @@ SELECT t.order_id, t.tender_number, t.kind, t.reference, t.provider, t.gift_card
     SELECT json_agg(json_build_object('operation_id', p.operation_id, 'kind', p.kind, 'amount_minor', p.amount_minor,
                'reason_code', p.reason_code, 'reference_document', p.reference_document, 'actor', p.actor,
                'created_time', p.created_time, 'outcome', u.outcome, 'provider_reference', u.provider_reference,
-               'detail', u.detail, 'ended_time', u.ended_time) ORDER BY p.operation_id)
+               'detail', u.detail, 'ended_time', u.ended_time) ORDER BY p.operation_number)
       FROM payment_operations p LEFT JOIN payment_outcomes u USING (operation_id)
      WHERE p.order_id = t.order_id AND p.tender_number = t.tender_number) AS operations
   FROM tenders t JOIN orders o USING (order_id)

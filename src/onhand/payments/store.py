@@ -25,12 +25,13 @@ SELECT o.tender_number, o.kind, sum(o.amount_minor)::int8 AS amount_minor FROM p
 # Operations, the outcomes of those that have one, and the sums of their tenders, which constraints keep within each other.
 BOOK = """
 WITH asked AS (
-    SELECT * FROM unnest($2::uuid[], $3::int[], $4::text[], $5::int8[], $9::bool[])
-        AS o (operation_id, tender_number, kind, amount_minor, is_done)),
+    SELECT * FROM unnest($2::uuid[], $3::int[], $4::text[], $5::int8[], $9::bool[]) WITH ORDINALITY
+        AS o (operation_id, tender_number, kind, amount_minor, is_done, place)),
 operation AS (
     INSERT INTO payment_operations (operation_id, order_id, tender_number, kind, amount_minor, currency, reason_code,
                                     reference_document, actor)
-    SELECT operation_id, $1, tender_number, kind, amount_minor, $6, $7, $8, $10 FROM asked),
+    SELECT operation_id, $1, tender_number, kind, amount_minor, $6, $7, $8, $10 FROM asked
+     ORDER BY place),
 outcome AS (
     INSERT INTO payment_outcomes (operation_id, outcome) SELECT operation_id, 'SUCCEEDED' FROM asked WHERE is_done),
 sums AS (
