@@ -49,16 +49,16 @@ AUDIT = {
                IS DISTINCT FROM (m.available, m.allocated, m.damaged, m.quarantine)""",
     "allocated is what open fulfillment orders hold": """
         SELECT s.location_id, s.sku FROM stock_levels s LEFT JOIN LATERAL (
-            SELECT coalesce(sum(p.quantity - p.cancelled_quantity), 0) AS held
+            SELECT coalesce(sum(p.quantity - p.cancelled_quantity - p.moved_quantity), 0) AS held
               FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
              WHERE f.location_id = s.location_id AND p.sku = s.sku
-               AND f.state NOT IN ('PICKED_UP', 'SHIPPED', 'DELIVERED', 'CANCELLED')) f ON true
+               AND f.state IN ('REQUESTED', 'ACCEPTED', 'PICKED', 'READY_FOR_PICKUP')) f ON true
          WHERE s.allocated + s.short <> f.held""",
     "a line's parts are the line": """
         SELECT l.order_id, l.line_number FROM order_lines l LEFT JOIN LATERAL (
-            SELECT sum(p.quantity) AS quantity, sum(p.cancelled_quantity) AS cancelled,
-                   coalesce(sum(p.quantity - p.cancelled_quantity)
-                            FILTER (WHERE f.state IN ('PICKED_UP', 'SHIPPED', 'DELIVERED')), 0) AS fulfilled
+            SELECT sum(p.quantity - p.moved_quantity) AS quantity, sum(p.cancelled_quantity) AS cancelled,
+                   coalesce(sum(p.quantity - p.cancelled_quantity - p.moved_quantity)
+                            FILTER (WHERE f.state IN ('PICKED_UP', 'SHIPPED', 'DELIVERED', 'RETURNED')), 0) AS fulfilled
               FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
              WHERE f.order_id = l.order_id AND p.line_number = l.line_number) p ON true
          WHERE (l.quantity, l.cancelled_quantity, l.fulfilled_quantity)
@@ -294,6 +294,17 @@ class Shop:
         """SHIPPED to DELIVERED."""
         request = pb.DeliverFulfillmentOrderRequest(request_id=request_id(), fulfillment_order_id=fulfillment_order_id)
         return (await self.orders.deliver_fulfillment_order(request, CALLER)).fulfillment_order
+
+    async def reject(
+        self, fulfillment_order_id: str, *lines: tuple[int, int, pb.RejectReason.ValueType], request: str = ""
+    ) -> pb.RejectFulfillmentOrderResponse:
+        """The location does not bring (line_number, quantity, reason)."""
+        message = pb.RejectFulfillmentOrderRequest(
+            request_id=request or request_id(),
+            fulfillment_order_id=fulfillment_order_id,
+            lines=[pb.RejectedLine(line_number=n, quantity=q, reason=reason) for n, q, reason in lines],
+        )
+        return await self.orders.reject_fulfillment_order(message, CALLER)
 
     async def ready(self, baskets: Mapping[str, Mapping[str, int]]) -> tuple[str, str]:
         """A pickup that waits for its customer: the ids of its fulfillment order, and its code."""

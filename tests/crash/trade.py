@@ -234,6 +234,67 @@ async def _(stage: Stage, shop: Shop) -> Message:
     )
 
 
+async def rejected(shop: Shop) -> pb.Shortfall:
+    """Milk that the north was asked for and does not find."""
+    work = await work_of(shop)
+    line = pb.RejectedLine(line_number=2, quantity=2, reason=pb.REJECT_REASON_NOT_FOUND)
+    request = pb.RejectFulfillmentOrderRequest(request_id=request_id(), fulfillment_order_id=work, lines=[line])
+    (part,) = (await shop.orders.reject_fulfillment_order(request, CALLER)).rejected
+    return part.shortfalls[0]
+
+
+@scenario("RejectFulfillmentOrder", "a part that is damaged, and one that nobody finds, also for others")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work = fulfillment_of((await shop.place({NORTH: {MILK: 6, BREAD: 2}})).order, NORTH).fulfillment_order_id
+    await shop.place({NORTH: {MILK: 4}})
+    await shop.sell(NORTH, {MILK: 1}, 199)
+    return pb.RejectFulfillmentOrderRequest(
+        request_id=request_id(),
+        fulfillment_order_id=work,
+        lines=[
+            pb.RejectedLine(line_number=1, quantity=1, reason=pb.REJECT_REASON_DAMAGED),
+            pb.RejectedLine(line_number=2, quantity=5, reason=pb.REJECT_REASON_NOT_FOUND),
+        ],
+    )
+
+
+@scenario("RejectFulfillmentOrder", "all of it, which others may buy")
+async def _(stage: Stage, shop: Shop) -> Message:
+    lines = [pb.RejectedLine(line_number=n, reason=pb.REJECT_REASON_CLOSED) for n in (1, 2)]
+    return pb.RejectFulfillmentOrderRequest(
+        request_id=request_id(), fulfillment_order_id=await work_of(shop), lines=lines
+    )
+
+
+def resource(shortfall_id: str) -> pb.DecideShortfallRequest:
+    """The south brings it."""
+    return pb.DecideShortfallRequest(
+        request_id=request_id(),
+        shortfall_id=shortfall_id,
+        decision=pb.SHORTFALL_DECISION_RESOURCE,
+        location_id=SOUTH,
+    )
+
+
+@scenario("DecideShortfall", "another location brings it")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return resource((await rejected(shop)).shortfall_id)
+
+
+@scenario("DecideShortfall", "another location would bring it, and has it promised", refusal="INSUFFICIENT_STOCK")
+async def _(stage: Stage, shop: Shop) -> Message:
+    short = await rejected(shop)
+    await shop.reserve({SOUTH: {MILK: 9}})
+    return resource(short.shortfall_id)
+
+
+@scenario("CancelOrderLines", "of which a part was rejected")
+async def _(stage: Stage, shop: Shop) -> Message:
+    short = await rejected(shop)
+    lines = [pb.CancelLine(line_number=1, quantity=1), pb.CancelLine(line_number=2, quantity=1)]
+    return pb.CancelOrderLinesRequest(request_id=request_id(), order_id=short.order_id, lines=lines)
+
+
 @scenario("AcceptFulfillmentOrder", "a pickup")
 async def _(stage: Stage, shop: Shop) -> Message:
     return pb.AcceptFulfillmentOrderRequest(request_id=request_id(), fulfillment_order_id=await work_of(shop))

@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onhand.domain.errors import CancelExceeded, IllegalTransition, OrderLineNotFound
+from onhand.domain.errors import CancelExceeded, FulfillmentLineExceeded, IllegalTransition, OrderLineNotFound
 from onhand.domain.order import (
+    CANCELLABLE,
+    EMPTY,
     HOLDING,
     INITIAL,
+    LEFT,
     ORDER_STATES,
     PHASES,
     TRANSITIONS,
@@ -23,6 +26,7 @@ from onhand.domain.order import (
     Phase,
     Step,
     after,
+    check_parts,
     order_state,
     plan_cancellation,
 )
@@ -88,18 +92,30 @@ def test_every_row_of_the_table_starts_in_a_state_that_its_kind_can_be_in() -> N
 
 
 def test_a_final_phase_is_never_left() -> None:
-    assert {PHASES[state] for _, state, _ in TRANSITIONS} == {Phase.OPEN}
+    # But for the goods of a no-show, which somebody still puts away: the customer has nothing of it any more.
+    left = {(state, step) for _, state, step in TRANSITIONS if PHASES[state] is not Phase.OPEN}
+    assert left == {(S.NO_SHOW, Step.PUT_AWAY)}
+    assert PHASES[S.RESTOCKED] is PHASES[S.NO_SHOW]
 
 
-def test_units_leave_the_location_only_by_hand_over_shipping_or_cancelling() -> None:
+def test_a_location_stops_holding_units_only_by_steps_that_say_where_they_go() -> None:
     for (_, state, step), to in TRANSITIONS.items():
         if state in HOLDING and to not in HOLDING:
-            assert step in (Step.HAND_OVER, Step.SHIP, Step.CANCEL)
+            assert step in (Step.HAND_OVER, Step.SHIP, Step.CANCEL, Step.REJECT, Step.MOVE, Step.NO_SHOW)
         assert not (state not in HOLDING and to in HOLDING)
 
 
-def test_what_is_cancellable_is_what_a_location_still_holds() -> None:
+def test_what_is_cancellable_is_what_a_location_still_holds_or_nobody_brings() -> None:
     assert {S.REQUESTED, S.ACCEPTED, S.PICKED, S.READY_FOR_PICKUP} == HOLDING
+    assert HOLDING | {S.REJECTED} == CANCELLABLE
+
+
+def test_each_state_is_of_units_that_are_open_with_the_customer_or_nobodys() -> None:
+    assert set(FulfillmentState) == CANCELLABLE | LEFT | EMPTY
+    assert not CANCELLABLE & LEFT
+    assert not (CANCELLABLE | LEFT) & EMPTY
+    for kind, state, step in TRANSITIONS:
+        assert (step is Step.CANCEL) <= ((kind, state, Step.MOVE) in TRANSITIONS)
 
 
 def test_every_state_has_a_phase_and_every_set_of_phases_an_order_state() -> None:
@@ -112,7 +128,7 @@ def test_every_state_has_a_phase_and_every_set_of_phases_an_order_state() -> Non
 def test_an_order_is_open_while_any_of_its_work_is(states: list[FulfillmentState]) -> None:
     state = order_state(states)
     assert (state is OrderState.OPEN) == any(PHASES[s] is Phase.OPEN for s in states)
-    assert (state is OrderState.CANCELLED) == all(s is S.CANCELLED for s in states)
+    assert (state is OrderState.CANCELLED) == all(PHASES[s] is Phase.CANCELLED for s in states)
     assert order_state(reversed(states)) is state
 
 
@@ -163,7 +179,7 @@ def test_a_cancellation_takes_exactly_what_is_wanted_from_what_is_held(
         plan = plan_cancellation("o", parts, wanted.items())
     except (CancelExceeded, OrderLineNotFound):
         assert any(
-            sum(p.quantity for p in parts if p.line_number == line and p.state in HOLDING) < quantity
+            sum(p.quantity for p in parts if p.line_number == line and p.state in CANCELLABLE) < quantity
             for line, quantity in wanted.items()
         )
         return
@@ -172,6 +188,22 @@ def test_a_cancellation_takes_exactly_what_is_wanted_from_what_is_held(
     held = {(p.fulfillment_order_id, p.line_number): p for p in parts}
     for cancellation in plan:
         part = held[cancellation.fulfillment_order_id, cancellation.line_number]
-        assert part.state in HOLDING
+        assert part.state in CANCELLABLE
         assert 0 < cancellation.quantity <= part.quantity
     assert len({(c.fulfillment_order_id, c.line_number) for c in plan}) == len(plan)
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+@pytest.mark.parametrize(
+    ("wanted", "units"),
+    [([], {1: 3, 2: 1}), ([(1, 2)], {1: 2}), ([(1, 0), (2, 1)], {1: 3, 2: 1}), ([(2, 0)], {2: 1})],
+)
+def test_a_step_is_on_the_lines_that_are_given_or_on_all(wanted: list[tuple[int, int]], units: dict[int, int]) -> None:
+    assert check_parts("f", Step.REJECT, {1: 3, 2: 1, 3: 0}, wanted) == units
+
+
+@pytest.mark.parametrize("wanted", [(1, 4), (3, 0), (3, 1), (9, 1)])
+def test_a_step_on_more_than_there_is_is_refused(wanted: tuple[int, int]) -> None:
+    with pytest.raises(FulfillmentLineExceeded) as refused:
+        check_parts("f", Step.REJECT, {1: 3, 3: 0}, [wanted])
+    assert (refused.value.line_number, refused.value.step) == (wanted[0], "REJECT")

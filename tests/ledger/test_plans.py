@@ -57,6 +57,7 @@ WIDE = {
     "inventory.locations:LIST_GROUPS": "groups with all their members",
     "inventory.locations:HOLDS": "whether a location is empty, before it is deleted",
     "orders.shortfalls:_OPEN": "a page of open shortfalls, which are few",
+    "orders.resource:HAVE": "every location that has a sku, of which it answers the fullest",
     "FROM fulfillment_orders WHERE location_id": "orders of one location in twenty: walking over the newest is cheaper",
     "FROM shortfalls JOIN fulfillment_orders USING": "orders that are short: all open shortfalls, which are few",
 }
@@ -71,6 +72,8 @@ COLD = {
     "reservations.sweep:ROWS": "rows by their keys, ten seconds after a take",
     "reservations.sweep:CLOSE_ORPHANS": "inserts by key, after a crash",
     "orders.store:INSERT_SHORTAGES": "inserts, where a sale took what was promised",
+    "ledger.shortfalls:FOLLOW": "rows by the index of their work, where a part of it that is short goes its own way",
+    "orders.resource:SET_ADDRESS": "one row by its key, where what was to be picked up is shipped",
     "carts:LINE_QUANTITY": "one row by its key, where a line would hold too much",
     "carts:GIVE_CART": "one row by its key, where a guest's cart becomes a customer's first",
     "carts:LOCK_CART": "one row by its key, for an order that is not placed in a round",
@@ -259,6 +262,26 @@ class Trade:
         shipped = orders.ShipFulfillmentOrderRequest(**work, carrier="UPS", tracking_reference="1Z")
         await self.call("ShipFulfillmentOrder", shipped)
         await self.call("DeliverFulfillmentOrder", orders.DeliverFulfillmentOrderRequest(**work))
+        (work,) = (await self.order(9)).order.fulfillment_orders
+        reject = [
+            orders.RejectedLine(line_number=1, reason=orders.REJECT_REASON_NOT_FOUND),
+            orders.RejectedLine(line_number=2, reason=orders.REJECT_REASON_CLOSED),
+        ]
+        request = orders.RejectFulfillmentOrderRequest(fulfillment_order_id=work.fulfillment_order_id, lines=reject)
+        (short,) = (await self.call("RejectFulfillmentOrder", request)).rejected[0].shortfalls
+        of_short = {"shortfall_id": short.shortfall_id}
+        request = orders.ListShortfallAlternativesRequest(**of_short)
+        offered = (await self.call("ListShortfallAlternatives", request)).alternatives
+        await self.call(
+            "DecideShortfall",
+            orders.DecideShortfallRequest(
+                **of_short,
+                decision=orders.SHORTFALL_DECISION_RESOURCE,
+                location_id=offered[0].location_id,
+                kind=orders.FULFILLMENT_KIND_SHIP,
+                ship_to=ADDRESS,
+            ),
+        )
         place, skus = SIZE.assortment(8)
         sold = orders.SellRequest(
             location_id=place,

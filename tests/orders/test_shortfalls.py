@@ -421,7 +421,7 @@ async def test_who_waits_is_served_by_what_comes_in(shop: Shop) -> None:
     ]
 
 
-async def test_another_location_cannot_take_over_yet_and_that_is_said(shop: Shop) -> None:
+async def test_another_location_takes_over_only_where_it_is_named(shop: Shop) -> None:
     order = await pickup(shop, 10)
     await shop.count(NORTH, {MILK: 8})
     (short,) = await shorts(shop, order)

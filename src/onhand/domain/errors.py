@@ -566,12 +566,12 @@ class ShortfallNotToDecide(Refusal):
 
 @dataclass(eq=False)
 class ResourcingNotOffered(Refusal):
-    """Another location cannot take over what is short yet."""
+    """Nobody said which location takes over what is short."""
 
     shortfall_id: str
     reason = "RESOURCING_NOT_OFFERED"
     kind = Kind.PRECONDITION
-    message = "shortfall {shortfall_id} cannot be given to another location yet: CancelOrderLines and order elsewhere, or WAIT"
+    message = "no location is chosen to take over shortfall {shortfall_id}: give location_id (ListShortfallAlternatives), or WAIT"
 
 
 @dataclass(eq=False)
@@ -727,4 +727,56 @@ class ReturnExceeded(Refusal):
     message = (
         "{requested} of {sku} in line {line_number} of order {order_id} can not come back: "
         "{bought} were bought, {fulfilled} handed over or shipped, {returned} returned already"
+    )
+
+
+# ------------------------------------------------------------------------------------------------- a location's work
+@dataclass(eq=False)
+class FulfillmentLineExceeded(Refusal):
+    """A step on more units of a line than a fulfillment order has."""
+
+    fulfillment_order_id: str
+    step: str
+    line_number: int
+    requested: int
+    there: int
+    reason = "FULFILLMENT_LINE_EXCEEDED"
+    kind = Kind.PRECONDITION
+    message = (
+        "{step} of {requested} units of line {line_number}: fulfillment order {fulfillment_order_id} has {there}; "
+        "look at its lines again"
+    )
+
+
+@dataclass(eq=False)
+class LocationExcluded(Refusal):
+    """Units would be taken over by a location that does not bring them."""
+
+    fulfillment_order_id: str
+    location_id: str
+    reason = "LOCATION_EXCLUDED"
+    kind = Kind.PRECONDITION
+    message = "location {location_id!r} rejected or lacks what fulfillment order {fulfillment_order_id} is to bring: choose another"
+
+
+@dataclass(eq=False)
+class ShipToMissing(Refusal):
+    """Something is to be shipped, and it is not known where to."""
+
+    order_id: str
+    reason = "SHIP_TO_MISSING"
+    kind = Kind.INVALID
+    message = "order {order_id} has no address: give ship_to to have anything of it shipped"
+
+
+@dataclass(eq=False)
+class ShortfallNotToWaitFor(Refusal):
+    """Nothing that comes in ends a shortfall of what a location rejected."""
+
+    shortfall_id: str
+    cause: str
+    reason = "SHORTFALL_NOT_TO_WAIT_FOR"
+    kind = Kind.PRECONDITION
+    message = (
+        "shortfall {shortfall_id} was rejected ({cause}), no stock there ends it: RESOURCE it, or CancelOrderLines"
     )

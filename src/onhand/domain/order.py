@@ -1,7 +1,8 @@
 """What may happen to an order: the steps of the work that a location does for it, and what they say of the whole.
 
 An order's state follows from its fulfillment orders and is never set by itself. A step that TRANSITIONS does not name
-is illegal; there is no other rule. Later steps (a store rejects a line, a customer never comes) are further rows.
+is illegal; there is no other rule. A fulfillment order is in one state as a whole: units that go another way than the rest (a
+part is rejected, ready, handed over, sent) become a fulfillment order of their own first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
-from onhand.domain.errors import CancelExceeded, IllegalTransition, OrderLineNotFound
+from onhand.domain.errors import CancelExceeded, FulfillmentLineExceeded, IllegalTransition, OrderLineNotFound
 
 
 class FulfillmentKind(Enum):
@@ -33,6 +34,16 @@ class FulfillmentState(Enum):
     SHIPPED = "SHIPPED"
     DELIVERED = "DELIVERED"
     CANCELLED = "CANCELLED"
+    REJECTED = "REJECTED"
+    """The location does not bring it: nobody does, until another is chosen or it is cancelled."""
+    MOVED = "MOVED"
+    """Others bring it now."""
+    NO_SHOW = "NO_SHOW"
+    """The customer did not come in time and gets the money back; the goods stand aside."""
+    RESTOCKED = "RESTOCKED"
+    """They were put away."""
+    RETURNED = "RETURNED"
+    """The carrier brought the parcel back."""
 
 
 class OrderState(Enum):
@@ -55,6 +66,16 @@ class Step(Enum):
     DELIVER = "DELIVER"
     CANCEL = "CANCEL"
     """Of its last open unit. Cancelling fewer changes quantities and no state, and is legal wherever this is."""
+    MOVE = "MOVE"
+    """Of its last open unit to another location, or another way to the customer. Of fewer: as with CANCEL."""
+    REJECT = "REJECT"
+    UNPICK = "UNPICK"
+    SUBSTITUTE = "SUBSTITUTE"
+    ARRIVE = "ARRIVE"
+    NO_SHOW = "NO_SHOW"
+    PUT_AWAY = "PUT_AWAY"
+    PACK = "PACK"
+    RETURN = "RETURN"
 
 
 _PICKUP, _SHIP = FulfillmentKind.PICKUP, FulfillmentKind.SHIP
@@ -63,24 +84,59 @@ _S = FulfillmentState
 TRANSITIONS: Mapping[tuple[FulfillmentKind, FulfillmentState, Step], FulfillmentState] = MappingProxyType(
     {
         (_PICKUP, _S.REQUESTED, Step.ACCEPT): _S.ACCEPTED,
+        (_PICKUP, _S.REQUESTED, Step.REJECT): _S.REJECTED,
+        (_PICKUP, _S.REQUESTED, Step.SUBSTITUTE): _S.REQUESTED,
+        (_PICKUP, _S.REQUESTED, Step.ARRIVE): _S.REQUESTED,
         (_PICKUP, _S.REQUESTED, Step.RESET_CODE): _S.REQUESTED,
+        (_PICKUP, _S.REQUESTED, Step.MOVE): _S.MOVED,
         (_PICKUP, _S.REQUESTED, Step.CANCEL): _S.CANCELLED,
         (_PICKUP, _S.ACCEPTED, Step.PICK): _S.PICKED,
+        (_PICKUP, _S.ACCEPTED, Step.REJECT): _S.REJECTED,
+        (_PICKUP, _S.ACCEPTED, Step.SUBSTITUTE): _S.ACCEPTED,
+        (_PICKUP, _S.ACCEPTED, Step.ARRIVE): _S.ACCEPTED,
         (_PICKUP, _S.ACCEPTED, Step.RESET_CODE): _S.ACCEPTED,
+        (_PICKUP, _S.ACCEPTED, Step.MOVE): _S.MOVED,
         (_PICKUP, _S.ACCEPTED, Step.CANCEL): _S.CANCELLED,
         (_PICKUP, _S.PICKED, Step.MARK_READY): _S.READY_FOR_PICKUP,
+        (_PICKUP, _S.PICKED, Step.UNPICK): _S.ACCEPTED,
+        (_PICKUP, _S.PICKED, Step.REJECT): _S.REJECTED,
+        (_PICKUP, _S.PICKED, Step.SUBSTITUTE): _S.PICKED,
+        (_PICKUP, _S.PICKED, Step.ARRIVE): _S.PICKED,
         (_PICKUP, _S.PICKED, Step.RESET_CODE): _S.PICKED,
+        (_PICKUP, _S.PICKED, Step.MOVE): _S.MOVED,
         (_PICKUP, _S.PICKED, Step.CANCEL): _S.CANCELLED,
         (_PICKUP, _S.READY_FOR_PICKUP, Step.HAND_OVER): _S.PICKED_UP,
+        (_PICKUP, _S.READY_FOR_PICKUP, Step.UNPICK): _S.ACCEPTED,
+        (_PICKUP, _S.READY_FOR_PICKUP, Step.NO_SHOW): _S.NO_SHOW,
+        (_PICKUP, _S.READY_FOR_PICKUP, Step.REJECT): _S.REJECTED,
+        (_PICKUP, _S.READY_FOR_PICKUP, Step.ARRIVE): _S.READY_FOR_PICKUP,
         (_PICKUP, _S.READY_FOR_PICKUP, Step.RESET_CODE): _S.READY_FOR_PICKUP,
+        (_PICKUP, _S.READY_FOR_PICKUP, Step.MOVE): _S.MOVED,
         (_PICKUP, _S.READY_FOR_PICKUP, Step.CANCEL): _S.CANCELLED,
+        (_PICKUP, _S.REJECTED, Step.MOVE): _S.MOVED,
+        (_PICKUP, _S.REJECTED, Step.CANCEL): _S.CANCELLED,
+        (_PICKUP, _S.NO_SHOW, Step.PUT_AWAY): _S.RESTOCKED,
         (_SHIP, _S.REQUESTED, Step.ACCEPT): _S.ACCEPTED,
+        (_SHIP, _S.REQUESTED, Step.REJECT): _S.REJECTED,
+        (_SHIP, _S.REQUESTED, Step.SUBSTITUTE): _S.REQUESTED,
+        (_SHIP, _S.REQUESTED, Step.MOVE): _S.MOVED,
         (_SHIP, _S.REQUESTED, Step.CANCEL): _S.CANCELLED,
         (_SHIP, _S.ACCEPTED, Step.PICK): _S.PICKED,
+        (_SHIP, _S.ACCEPTED, Step.REJECT): _S.REJECTED,
+        (_SHIP, _S.ACCEPTED, Step.SUBSTITUTE): _S.ACCEPTED,
+        (_SHIP, _S.ACCEPTED, Step.MOVE): _S.MOVED,
         (_SHIP, _S.ACCEPTED, Step.CANCEL): _S.CANCELLED,
+        (_SHIP, _S.PICKED, Step.PACK): _S.PICKED,
         (_SHIP, _S.PICKED, Step.SHIP): _S.SHIPPED,
+        (_SHIP, _S.PICKED, Step.UNPICK): _S.ACCEPTED,
+        (_SHIP, _S.PICKED, Step.REJECT): _S.REJECTED,
+        (_SHIP, _S.PICKED, Step.SUBSTITUTE): _S.PICKED,
+        (_SHIP, _S.PICKED, Step.MOVE): _S.MOVED,
         (_SHIP, _S.PICKED, Step.CANCEL): _S.CANCELLED,
         (_SHIP, _S.SHIPPED, Step.DELIVER): _S.DELIVERED,
+        (_SHIP, _S.SHIPPED, Step.RETURN): _S.RETURNED,
+        (_SHIP, _S.REJECTED, Step.MOVE): _S.MOVED,
+        (_SHIP, _S.REJECTED, Step.CANCEL): _S.CANCELLED,
     }
 )
 
@@ -100,6 +156,7 @@ class Phase(Enum):
     OPEN = "OPEN"
     DONE = "DONE"
     CANCELLED = "CANCELLED"
+    """The customer gets nothing by it (any more)."""
 
 
 PHASES: Mapping[FulfillmentState, Phase] = MappingProxyType(
@@ -112,6 +169,11 @@ PHASES: Mapping[FulfillmentState, Phase] = MappingProxyType(
         FulfillmentState.PICKED_UP: Phase.DONE,
         FulfillmentState.DELIVERED: Phase.DONE,
         FulfillmentState.CANCELLED: Phase.CANCELLED,
+        FulfillmentState.REJECTED: Phase.OPEN,
+        FulfillmentState.MOVED: Phase.CANCELLED,
+        FulfillmentState.NO_SHOW: Phase.CANCELLED,
+        FulfillmentState.RESTOCKED: Phase.CANCELLED,
+        FulfillmentState.RETURNED: Phase.DONE,
     }
 )
 
@@ -133,8 +195,32 @@ PICKUP_CODE_FAILURES_MAX = 5
 # How far each state is, for choosing what to cancel: work that nobody began costs least to undo.
 _PROGRESS = {state: index for index, state in enumerate(FulfillmentState)}
 
-# States in which a fulfillment order's units are still `allocated` at its location.
-HOLDING = frozenset(state for _, state, step in TRANSITIONS if step is Step.CANCEL)
+CANCELLABLE = frozenset(state for _, state, step in TRANSITIONS if step is Step.CANCEL)
+"""States in which units are still to be brought, whoever does."""
+HOLDING = CANCELLABLE - {FulfillmentState.REJECTED}
+"""States in which a fulfillment order's units are still `allocated` at its location."""
+LEFT = frozenset(
+    {
+        FulfillmentState.PICKED_UP,
+        FulfillmentState.SHIPPED,
+        FulfillmentState.DELIVERED,
+        FulfillmentState.RETURNED,
+    }
+)
+"""States in which the customer got the units, or they were on their way to them."""
+EMPTY = frozenset(state for state, phase in PHASES.items() if phase is Phase.CANCELLED)
+"""States of fulfillment orders that have nothing (left) to bring: each of their units was cancelled, or is brought by others."""
+
+
+class RejectReason(Enum):
+    """Why a location does not bring units."""
+
+    NOT_FOUND = "NOT_FOUND"
+    """They are not where they should be, nor anywhere else there: counted off."""
+    DAMAGED = "DAMAGED"
+    """They are there, and cannot be given to a customer."""
+    CLOSED = "CLOSED"
+    """They are there, and nobody can do it: they may be sold to others."""
 
 
 def after(kind: FulfillmentKind, state: FulfillmentState, step: Step, fulfillment_order_id: str) -> FulfillmentState:
@@ -155,7 +241,7 @@ def order_state(states: Iterable[FulfillmentState]) -> OrderState:
 class FulfillmentPart:
     """The part of an order line that one fulfillment order works on.
 
-    `quantity` leaves out what was cancelled; `short` of it is not there.
+    `quantity` leaves out what was cancelled or moved; `short` of it is not there, or rejected.
     """
 
     fulfillment_order_id: str
@@ -188,7 +274,7 @@ def plan_cancellation(
         of_line = [part for part in parts if part.line_number == line_number]
         if not of_line:
             raise OrderLineNotFound(order_id, line_number)
-        open_parts = [part for part in of_line if part.state in HOLDING]
+        open_parts = [part for part in of_line if part.state in CANCELLABLE]
         open_quantity = sum(part.quantity for part in open_parts)
         if quantity > open_quantity:
             raise CancelExceeded(order_id, line_number, of_line[0].sku, quantity, open_quantity)
@@ -203,3 +289,18 @@ def plan_cancellation(
             if taken := taken + short[part.fulfillment_order_id]:
                 plan.append(Cancellation(part.fulfillment_order_id, line_number, part.sku, taken))
     return plan
+
+
+def check_parts(
+    fulfillment_order_id: str, step: Step, held: Mapping[int, int], wanted: Iterable[tuple[int, int]]
+) -> dict[int, int]:
+    """The units of a step on a part of a fulfillment order, by line; a quantity of 0 stands for the whole line, no lines for all.
+
+    Raises `FulfillmentLineExceeded` where it has fewer.
+    """
+    asked = dict(wanted)
+    units = {number: quantity or held.get(number, 0) for number, quantity in asked.items()}
+    for number, quantity in units.items():
+        if not 0 < quantity <= held.get(number, 0):
+            raise FulfillmentLineExceeded(fulfillment_order_id, step.value, number, quantity, held.get(number, 0))
+    return units or {number: quantity for number, quantity in held.items() if quantity}

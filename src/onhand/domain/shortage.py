@@ -13,7 +13,7 @@ from enum import Enum
 from types import MappingProxyType
 from uuid import UUID
 
-from onhand.domain.errors import ShortfallNotToDecide
+from onhand.domain.errors import ShortfallNotToDecide, ShortfallNotToWaitFor
 
 
 class ShortfallCause(Enum):
@@ -21,6 +21,16 @@ class ShortfallCause(Enum):
 
     SALE = "SALE"
     COUNT = "COUNT"
+    REJECTION = "REJECTION"
+    """Somebody looked for the same item for another order, and did not find it."""
+    NOT_FOUND = "NOT_FOUND"
+    """The location looked for these very units. With the next two: it does not bring them, whatever comes in there."""
+    DAMAGED = "DAMAGED"
+    CLOSED = "CLOSED"
+
+
+OF_STOCK = frozenset({ShortfallCause.SALE, ShortfallCause.COUNT, ShortfallCause.REJECTION})
+"""Causes by which units are missing in stock: `short` of a level counts these, and what comes in covers them."""
 
 
 class ShortfallStep(Enum):
@@ -47,10 +57,21 @@ class ShortfallEnd(Enum):
     """Somebody picked, set out, handed over or shipped them: they were there."""
     CANCELLED = "CANCELLED"
     """The customer does not get them any more."""
+    REJECTED = "REJECTED"
+    """The location does not bring them: another shortfall says so."""
+    RESOURCED = "RESOURCED"
+    """Another location brings them."""
 
 
 FIRST_STEP: Mapping[ShortfallCause, ShortfallStep] = MappingProxyType(
-    {ShortfallCause.SALE: ShortfallStep.COUNT, ShortfallCause.COUNT: ShortfallStep.CHOOSE}
+    {
+        ShortfallCause.SALE: ShortfallStep.COUNT,
+        ShortfallCause.COUNT: ShortfallStep.CHOOSE,
+        ShortfallCause.REJECTION: ShortfallStep.COUNT,
+        ShortfallCause.NOT_FOUND: ShortfallStep.CHOOSE,
+        ShortfallCause.DAMAGED: ShortfallStep.CHOOSE,
+        ShortfallCause.CLOSED: ShortfallStep.CHOOSE,
+    }
 )
 
 
@@ -93,8 +114,19 @@ def missing_by_count(*, on_hand: int, counted: int, held: Iterable[int]) -> list
     return taken
 
 
-def decide_to_wait(shortfall_id: str, step: ShortfallStep) -> ShortfallStep:
-    """The next step once somebody decided to wait. Raises `ShortfallNotToDecide` unless it is to be chosen."""
+def decide_to_wait(shortfall_id: str, cause: ShortfallCause, step: ShortfallStep) -> ShortfallStep:
+    """The next step once somebody decided to wait.
+
+    Raises `ShortfallNotToDecide` unless it is to be chosen, `ShortfallNotToWaitFor` where the location brings nothing.
+    """
     if step is not ShortfallStep.CHOOSE:
         raise ShortfallNotToDecide(shortfall_id, step.value)
+    if cause not in OF_STOCK:
+        raise ShortfallNotToWaitFor(shortfall_id, cause.value)
     return ShortfallStep.WAIT
+
+
+def decide_to_resource(shortfall_id: str, step: ShortfallStep) -> None:
+    """Whether another location may take over. Raises `ShortfallNotToDecide` unless it is to be chosen, or waited for."""
+    if step not in (ShortfallStep.CHOOSE, ShortfallStep.WAIT):
+        raise ShortfallNotToDecide(shortfall_id, step.value)

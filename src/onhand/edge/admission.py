@@ -50,7 +50,7 @@ STATUS_SECONDS = 0.1
 STORE_METHODS = frozenset({
     "Sell", "HandOverFulfillmentOrder", "ResetPickupCode", "CreateReturn",
     "AcceptFulfillmentOrder", "PickFulfillmentOrder", "MarkReadyForPickup", "ShipFulfillmentOrder",
-    "DeliverFulfillmentOrder",
+    "DeliverFulfillmentOrder", "RejectFulfillmentOrder", "ListShortfallAlternatives",
     "ReceiveStock", "AdjustStock", "CountStock", "MoveStock", "DispatchTransfer", "ReceiveTransfer",
     "LookUpBarcode", "ListFulfillmentOrders", "ListCountTasks", "ListShortfalls", "DecideShortfall",
 })  # fmt: skip

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from onhand.domain.order import HOLDING, INITIAL, ORDER_STATES, PHASES, TRANSITIONS, FulfillmentState
+from onhand.domain.order import CANCELLABLE, EMPTY, HOLDING, INITIAL, LEFT, ORDER_STATES, PHASES, TRANSITIONS
+from onhand.domain.shortage import OF_STOCK
 from onhand.ledger.rule import Rule, sql_list
-from onhand.ledger.shortfalls import COVERED
+from onhand.ledger.shortfalls import COVERED, FOUND, OPENED
 
 # Units that are still with the location, and units that the customer got or that are on their way to them.
 _HELD = sql_list(state.value for state in HOLDING)
-_LEFT = sql_list(s.value for s in set(FulfillmentState) - HOLDING - {FulfillmentState.CANCELLED})
+_OPEN = sql_list(state.value for state in CANCELLABLE)
+_LEFT = sql_list(state.value for state in LEFT)
+_OF_STOCK = sql_list(cause.value for cause in OF_STOCK)
+_EMPTY = sql_list(state.value for state in EMPTY)
 _LEGAL = ", ".join(
     f"('{kind.value}', '{state.value}')"
     for kind, state in sorted(
@@ -28,7 +32,7 @@ ALLOCATED = Rule(
     "In every location and sku `allocated` and `short` together are what its open fulfillment orders still have to bring.",
     f"""
     WITH promised AS (
-        SELECT f.location_id, p.sku, sum(p.quantity - p.cancelled_quantity)::int8 AS units
+        SELECT f.location_id, p.sku, sum(p.quantity - p.cancelled_quantity - p.moved_quantity)::int8 AS units
           FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
          WHERE f.state IN ({_HELD}) GROUP BY 1, 2)
     SELECT location_id, sku, coalesce(s.allocated, 0) AS allocated, coalesce(s.short, 0) AS short,
@@ -42,10 +46,12 @@ ORDER_LINES = Rule(
     "An order line is its parts at the locations: fulfilled + cancelled + open = quantity, of one sku, and nothing besides.",
     f"""
     WITH part AS (
-        SELECT f.order_id, p.line_number, min(p.sku) AS sku_first, max(p.sku) AS sku_last, sum(p.quantity)::int8 AS quantity,
-               sum(p.cancelled_quantity)::int8 AS cancelled,
-               coalesce(sum(p.quantity - p.cancelled_quantity) FILTER (WHERE f.state IN ({_LEFT})), 0)::int8 AS fulfilled,
-               coalesce(sum(p.quantity - p.cancelled_quantity) FILTER (WHERE f.state IN ({_HELD})), 0)::int8 AS open
+        SELECT f.order_id, p.line_number, min(p.sku) AS sku_first, max(p.sku) AS sku_last,
+               sum(p.quantity - p.moved_quantity)::int8 AS quantity, sum(p.cancelled_quantity)::int8 AS cancelled,
+               coalesce(sum(p.quantity - p.cancelled_quantity - p.moved_quantity) FILTER (WHERE f.state IN ({_LEFT})), 0)::int8
+                   AS fulfilled,
+               coalesce(sum(p.quantity - p.cancelled_quantity - p.moved_quantity) FILTER (WHERE f.state IN ({_OPEN})), 0)::int8
+                   AS open
           FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id) GROUP BY 1, 2)
     SELECT order_id, line_number, l.sku, l.quantity, l.fulfilled_quantity, l.cancelled_quantity, p.sku_first AS part_sku,
            p.quantity AS part_quantity, p.fulfilled AS part_fulfilled, p.cancelled AS part_cancelled, p.open AS part_open
@@ -69,23 +75,54 @@ ORDER_STATES_DERIVED = Rule(
 
 FULFILLMENT_STATES = Rule(
     "fulfillment_states",
-    "A fulfillment order is in a state that its kind can reach, has lines, and is cancelled exactly if nothing is left of them.",
+    "A fulfillment order is in a state that its kind can reach, has lines, nothing is left of them exactly if nobody has to bring "
+    "them any more (cancelled, moved, no-show, restocked), and another of its order is where it comes from, if one is.",
     f"""
     SELECT f.fulfillment_order_id, f.order_id, f.kind, f.state, p.lines, p.left
       FROM fulfillment_orders f LEFT JOIN LATERAL (
-           SELECT count(*) AS lines, coalesce(sum(quantity - cancelled_quantity), 0)::int8 AS left
+           SELECT count(*) AS lines, coalesce(sum(quantity - cancelled_quantity - moved_quantity), 0)::int8 AS left
              FROM fulfillment_lines p WHERE p.fulfillment_order_id = f.fulfillment_order_id) AS p ON true
-     WHERE (f.kind, f.state) NOT IN ({_LEGAL}) OR p.lines = 0 OR (f.state = 'CANCELLED') <> (p.left = 0)""",
+     WHERE (f.kind, f.state) NOT IN ({_LEGAL}) OR p.lines = 0 OR (f.state IN ({_EMPTY})) <> (p.left = 0)
+        OR (f.from_fulfillment_order_id IS NOT NULL AND NOT EXISTS (
+               SELECT FROM fulfillment_orders o
+                WHERE o.fulfillment_order_id = f.from_fulfillment_order_id AND o.order_id = f.order_id))""",
 )
 
 SHIPMENTS = Rule(
     "shipments",
-    "What is shipped has a parcel, what is delivered has one that arrived, and nothing else has any.",
+    "What is shipped left in parcels whose lines are what it has, of what is delivered each arrived, of what came back each came "
+    "back, and nothing that is not picked has any.",
     """
-    SELECT f.fulfillment_order_id, f.kind, f.state, count(s.shipment_id) AS shipments, count(s.delivered_time) AS delivered
-      FROM fulfillment_orders f LEFT JOIN shipments s USING (fulfillment_order_id) GROUP BY 1, 2, 3
-    HAVING (count(s.shipment_id) > 0) <> (f.state IN ('SHIPPED', 'DELIVERED'))
-        OR count(s.delivered_time) <> CASE f.state WHEN 'DELIVERED' THEN count(s.shipment_id) ELSE 0 END""",
+    WITH parcel AS (
+        SELECT s.fulfillment_order_id, count(*) AS parcels, count(s.shipped_time) AS shipped,
+               count(s.delivered_time) AS delivered, count(s.returned_time) AS returned
+          FROM shipments s GROUP BY 1),
+    wrong AS (
+        SELECT s.fulfillment_order_id, l.line_number, sum(l.quantity)::int8 AS packed, coalesce(p.units, 0) AS units
+          FROM shipments s JOIN shipment_lines l USING (shipment_id)
+          LEFT JOIN (SELECT fulfillment_order_id, line_number, quantity - cancelled_quantity - moved_quantity AS units
+                       FROM fulfillment_lines) AS p USING (fulfillment_order_id, line_number)
+         GROUP BY 1, 2, 4),
+    content AS (
+        SELECT f.fulfillment_order_id, coalesce(sum(l.quantity), 0)::int8 AS packed,
+               (SELECT sum(p.quantity - p.cancelled_quantity - p.moved_quantity)::int8 FROM fulfillment_lines p
+                 WHERE p.fulfillment_order_id = f.fulfillment_order_id) AS units
+          FROM fulfillment_orders f LEFT JOIN shipments s USING (fulfillment_order_id)
+          LEFT JOIN shipment_lines l USING (shipment_id)
+         WHERE f.state IN ('SHIPPED', 'DELIVERED', 'RETURNED') GROUP BY 1)
+    SELECT f.fulfillment_order_id, f.kind, f.state, coalesce(p.parcels, 0) AS parcels, coalesce(p.delivered, 0) AS delivered
+      FROM fulfillment_orders f LEFT JOIN parcel p USING (fulfillment_order_id)
+     WHERE CASE WHEN f.state IN ('SHIPPED', 'DELIVERED', 'RETURNED')
+                THEN coalesce(p.parcels, 0) = 0 OR p.shipped <> p.parcels
+                WHEN f.state = 'PICKED' AND f.kind = 'SHIP' THEN coalesce(p.shipped, 0) > 0
+                ELSE coalesce(p.parcels, 0) > 0 END
+        OR coalesce(p.delivered, 0) <> CASE f.state WHEN 'DELIVERED' THEN p.parcels ELSE 0 END
+        OR coalesce(p.returned, 0) <> CASE f.state WHEN 'RETURNED' THEN p.parcels ELSE 0 END
+     UNION ALL
+    SELECT fulfillment_order_id, 'more of line ' || line_number || ' is packed than it has', '', packed, units
+      FROM wrong WHERE packed > units
+     UNION ALL
+    SELECT fulfillment_order_id, 'packed other units than left', '', packed, units FROM content WHERE packed <> units""",
 )
 
 # onhand.domain.money.line_total
@@ -174,17 +211,18 @@ RETURN_TOTALS = Rule(
 ORDERS_MOVED = Rule(
     "orders_moved_once",
     "Units were allocated, freed and handed over exactly as the fulfillment orders say, once each; what was short when it was "
-    "cancelled was not there to be freed.",
+    "cancelled, rejected or moved was not there to be freed.",
     f"""
     WITH absent AS (
         SELECT s.fulfillment_order_id, s.line_number, sum(e.quantity)::int8 AS units
-          FROM shortfalls s JOIN shortfall_ends e USING (shortfall_id) WHERE e.reason = 'CANCELLED' GROUP BY 1, 2),
+          FROM shortfalls s JOIN shortfall_ends e USING (shortfall_id)
+         WHERE e.reason IN ('CANCELLED', 'REJECTED', 'RESOURCED') AND s.cause IN ({_OF_STOCK}) GROUP BY 1, 2),
     due AS (
         SELECT 'order/' || f.order_id AS document, f.location_id, p.sku,
                coalesce(sum(p.quantity) FILTER (WHERE f.kind <> 'CARRY_OUT'), 0)::int8 AS allocated,
-               coalesce(sum(p.cancelled_quantity - coalesce(a.units, 0)) FILTER (WHERE f.kind <> 'CARRY_OUT'), 0)::int8
-                   AS freed,
-               coalesce(sum(p.quantity - p.cancelled_quantity)
+               coalesce(sum(CASE WHEN f.reject_reason IS NULL THEN p.cancelled_quantity + p.moved_quantity ELSE p.quantity END
+                            - coalesce(a.units, 0)) FILTER (WHERE f.kind <> 'CARRY_OUT'), 0)::int8 AS freed,
+               coalesce(sum(p.quantity - p.cancelled_quantity - p.moved_quantity)
                         FILTER (WHERE f.kind <> 'CARRY_OUT' AND f.state IN ({_LEFT})), 0)::int8 AS handed_over,
                coalesce(sum(p.quantity) FILTER (WHERE f.kind = 'CARRY_OUT'), 0)::int8 AS sold
           FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
@@ -192,14 +230,13 @@ ORDERS_MOVED = Rule(
     moved AS (
         SELECT reference_document AS document, location_id, sku,
                coalesce(sum(quantity) FILTER (WHERE from_bucket = 'available' AND to_bucket = 'allocated'), 0)::int8 AS allocated,
-               coalesce(sum(quantity) FILTER (WHERE from_bucket = 'allocated' AND to_bucket = 'available'), 0)::int8 AS freed,
+               coalesce(sum(quantity) FILTER (WHERE from_bucket = 'allocated' AND to_bucket <> 'customer'), 0)::int8 AS freed,
                coalesce(sum(quantity) FILTER (WHERE from_bucket = 'allocated' AND to_bucket = 'customer'), 0)::int8
                    AS handed_over,
                coalesce(sum(quantity) FILTER (WHERE from_bucket = 'available' AND to_bucket = 'customer'), 0)::int8 AS sold
           FROM stock_movements
-         WHERE (from_bucket, to_bucket) IN (('available', 'allocated'), ('allocated', 'available'), ('allocated', 'customer'),
-                                            ('available', 'customer'))
-           AND reason_code <> '{COVERED}' AND reference_document NOT LIKE 'repair/%' GROUP BY 1, 2, 3)
+         WHERE ('allocated' IN (from_bucket, to_bucket) OR (from_bucket, to_bucket) = ('available', 'customer'))
+           AND reason_code NOT IN ('{OPENED}', '{FOUND}', '{COVERED}') AND reference_document NOT LIKE 'repair/%' GROUP BY 1, 2, 3)
     SELECT document, location_id, sku, coalesce(d.allocated, 0) AS allocated_due, coalesce(m.allocated, 0) AS allocated_moved,
            coalesce(d.freed, 0) AS freed_due, coalesce(m.freed, 0) AS freed_moved,
            coalesce(d.handed_over, 0) AS handed_over_due, coalesce(m.handed_over, 0) AS handed_over_moved,
@@ -225,7 +262,8 @@ RETURNS_MOVED = Rule(
 
 CONFIRMED_CLAIMS = Rule(
     "confirmed_claims",
-    "Every confirmed reservation is the order's that names it, and what it claimed is what the order's locations have to bring.",
+    "Every confirmed reservation is the order's that names it, and what it claimed is what the order's locations have to bring, "
+    "but for what they took over later.",
     """
     WITH claimed AS (
         SELECT c.order_id, c.reservation_id, c.location_id, line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS units
@@ -233,7 +271,7 @@ CONFIRMED_CLAIMS = Rule(
     due AS (
         SELECT f.order_id, o.reservation_id, f.location_id, p.sku, sum(p.quantity)::int8 AS units
           FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id) JOIN orders o USING (order_id)
-         WHERE f.kind <> 'CARRY_OUT' GROUP BY 1, 2, 3, 4)
+         WHERE f.kind <> 'CARRY_OUT' AND NOT p.is_taken_over GROUP BY 1, 2, 3, 4)
     SELECT order_id, reservation_id, location_id, sku, c.units AS claimed, d.units AS ordered
       FROM claimed c FULL JOIN due d USING (order_id, reservation_id, location_id, sku)
      WHERE c.units IS DISTINCT FROM d.units""",
@@ -241,13 +279,14 @@ CONFIRMED_CLAIMS = Rule(
 
 CARTS = Rule(
     "ordered_carts",
-    "An ordered cart and its order name each other, one each, with the same lines in the same currency.",
+    "An ordered cart and its order name each other, one each, with the same lines (but for those added later) in the same "
+    "currency.",
     """
     WITH pair AS (
         SELECT c.cart_id, c.state, c.order_id AS cart_order_id, o.order_id, c.currency AS cart_currency, o.currency,
                EXISTS (SELECT FROM (SELECT sku, quantity FROM cart_lines l WHERE l.cart_id = c.cart_id) AS l
                          FULL JOIN (SELECT sku, sum(quantity) AS quantity FROM order_lines n
-                                     WHERE n.order_id = o.order_id GROUP BY 1) AS n USING (sku)
+                                     WHERE n.order_id = o.order_id AND n.added_time IS NULL GROUP BY 1) AS n USING (sku)
                         WHERE l.quantity IS DISTINCT FROM n.quantity) AS is_different
           FROM (SELECT * FROM carts WHERE state = 'ORDERED'
                     OR cart_id IN (SELECT cart_id FROM orders WHERE cart_id IS NOT NULL)) AS c

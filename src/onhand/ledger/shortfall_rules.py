@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-from onhand.domain.order import HOLDING
+from onhand.domain.order import CANCELLABLE, HOLDING
+from onhand.domain.shortage import OF_STOCK
 from onhand.ledger.rule import Rule, sql_list
 from onhand.ledger.shortfalls import COVERED, FOUND, OPENED
 
 _HELD = sql_list(state.value for state in HOLDING)
+_OPEN = sql_list(state.value for state in CANCELLABLE)
+_OF_STOCK = sql_list(cause.value for cause in OF_STOCK)
 
 PROMISES_VISIBLE = Rule(
     "promises_visible",
     "What open work lacks of what it has to bring is open shortfalls, in each location and sku, and no line of it lacks more than "
-    "it has to bring; a position whose active reservations exceed what is available is marked as overdrawn.",
+    "it has to bring; all that is rejected and still to be brought is one too; a "
+    "position whose active reservations exceed what is available is marked as overdrawn.",
     f"""
     SELECT location_id, sku, 'lacks other than its shortfalls' AS problem, NULL::uuid AS fulfillment_order_id,
            coalesce(s.short, 0) AS units, coalesce(o.units, 0) AS shortfalls
       FROM (SELECT location_id, sku, short FROM stock_levels WHERE short > 0) AS s
       FULL JOIN (SELECT location_id, sku, sum(open_quantity)::int8 AS units FROM shortfalls
-                  WHERE open_quantity > 0 GROUP BY 1, 2) AS o USING (location_id, sku)
+                  WHERE open_quantity > 0 AND cause IN ({_OF_STOCK}) GROUP BY 1, 2) AS o USING (location_id, sku)
      WHERE coalesce(s.short, 0) <> coalesce(o.units, 0)
      UNION ALL
     SELECT s.location_id, s.sku, 'lacks more than it has to bring', f.fulfillment_order_id,
-           CASE WHEN f.state IN ({_HELD}) THEN p.quantity - p.cancelled_quantity ELSE 0 END, sum(s.open_quantity)::int8
+           CASE WHEN f.state IN ({_OPEN}) THEN p.quantity - p.cancelled_quantity - p.moved_quantity ELSE 0 END,
+           sum(s.open_quantity)::int8
       FROM shortfalls s JOIN fulfillment_orders f USING (fulfillment_order_id)
       JOIN fulfillment_lines p USING (fulfillment_order_id, line_number)
-     GROUP BY s.location_id, s.sku, f.location_id, p.sku, f.fulfillment_order_id, f.state, p.quantity, p.cancelled_quantity
-    HAVING sum(s.open_quantity) > CASE WHEN f.state IN ({_HELD}) THEN p.quantity - p.cancelled_quantity ELSE 0 END
+     GROUP BY s.location_id, s.sku, f.location_id, p.sku, f.fulfillment_order_id, f.state, p.quantity, p.cancelled_quantity,
+             p.moved_quantity
+    HAVING sum(s.open_quantity)
+           > CASE WHEN f.state IN ({_OPEN}) THEN p.quantity - p.cancelled_quantity - p.moved_quantity ELSE 0 END
         OR (s.location_id, s.sku) <> (f.location_id, p.sku)
+     UNION ALL
+    SELECT f.location_id, p.sku, 'rejected, and its shortfalls do not say so', f.fulfillment_order_id,
+           p.quantity - p.cancelled_quantity - p.moved_quantity, coalesce(sum(s.open_quantity), 0)::int8
+      FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
+      LEFT JOIN shortfalls s ON s.fulfillment_order_id = f.fulfillment_order_id AND s.line_number = p.line_number
+            AND s.cause = f.reject_reason
+     WHERE f.state = 'REJECTED'
+     GROUP BY f.location_id, p.sku, f.fulfillment_order_id, p.line_number, p.quantity, p.cancelled_quantity, p.moved_quantity
+    HAVING p.quantity - p.cancelled_quantity - p.moved_quantity <> coalesce(sum(s.open_quantity), 0)
      UNION ALL
     SELECT r.location_id, r.sku, 'reservations are short and it is not marked', NULL, r.units, coalesce(s.available, 0)
       FROM (SELECT c.location_id, line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS units
@@ -66,7 +82,8 @@ SHORTFALLS_MOVED = Rule(
          CROSS JOIN LATERAL (
                SELECT coalesce(sum(quantity) FILTER (WHERE reason = 'IN_HAND'), 0) AS found,
                       coalesce(sum(quantity) FILTER (WHERE reason IN ('COUNTED', 'COVERED')), 0) AS covered
-                 FROM shortfall_ends e WHERE e.shortfall_id = s.shortfall_id) AS e GROUP BY 1, 2, 3),
+                 FROM shortfall_ends e WHERE e.shortfall_id = s.shortfall_id) AS e
+         WHERE s.cause IN ({_OF_STOCK}) GROUP BY 1, 2, 3),
     moved AS (
         SELECT reference_document AS document, location_id, sku,
                coalesce(sum(quantity) FILTER (WHERE reason_code = '{OPENED}'), 0)::int8 AS opened,

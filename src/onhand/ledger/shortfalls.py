@@ -20,6 +20,7 @@ from onhand.crash import step
 from onhand.domain.order import HOLDING, FulfillmentState
 from onhand.domain.shortage import (
     FIRST_STEP,
+    OF_STOCK,
     Promise,
     ShortfallCause,
     ShortfallEnd,
@@ -45,11 +46,13 @@ PICKED = frozenset({FulfillmentState.PICKED, FulfillmentState.READY_FOR_PICKUP})
 # What open work has at a position, besides what is short already.
 PROMISES = f"""
 SELECT f.fulfillment_order_id, p.line_number, f.state IN ({sql_list(s.value for s in PICKED)}) AS is_picked,
-       (p.quantity - p.cancelled_quantity - coalesce((
+       (p.quantity - p.cancelled_quantity - p.moved_quantity - coalesce((
            SELECT sum(open_quantity) FROM shortfalls s
             WHERE s.fulfillment_order_id = f.fulfillment_order_id AND s.line_number = p.line_number), 0))::int8 AS quantity
   FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
- WHERE f.location_id = $1 AND p.sku = $2 AND f.state IN ({sql_list(s.value for s in HOLDING)})"""
+ WHERE f.location_id = $1 AND p.sku = $2 AND f.state IN ({sql_list(s.value for s in HOLDING)})
+   AND f.fulfillment_order_id <> $3"""
+NOBODY = UUID(int=0)
 OPEN = """
 INSERT INTO shortfalls (shortfall_id, location_id, sku, fulfillment_order_id, line_number, quantity, open_quantity, cause,
                         reference_document, next_step)
@@ -59,11 +62,13 @@ ADD_SHORT = "UPDATE stock_levels SET short = short + $3 WHERE location_id = $1 A
 
 _SHORTFALLS = """
 SELECT s.shortfall_id, s.location_id, s.sku, s.fulfillment_order_id, s.line_number, s.open_quantity, s.next_step, f.order_id,
-       o.order_number, o.customer_id
+       o.order_number, o.customer_id, s.cause
   FROM shortfalls s JOIN fulfillment_orders f USING (fulfillment_order_id) JOIN orders o USING (order_id)"""
 # The oldest promise is mended first: ids are of UUID version 7.
 OF_IDS = f"{_SHORTFALLS} WHERE s.shortfall_id = ANY ($1) ORDER BY s.shortfall_id"
+# What a location rejected is not covered by what comes in there.
 AT = f"""{_SHORTFALLS} WHERE s.location_id = $1 AND s.sku = $2 AND s.open_quantity > 0
+   AND s.cause IN ({sql_list(c.value for c in OF_STOCK)})
  ORDER BY s.fulfillment_order_id, s.line_number, s.shortfall_id"""
 OF_WORK = f"""{_SHORTFALLS} WHERE s.fulfillment_order_id = ANY ($1) AND s.open_quantity > 0
  ORDER BY s.fulfillment_order_id, s.line_number, s.shortfall_id"""
@@ -76,6 +81,10 @@ WITH ended AS (
 INSERT INTO shortfall_ends (shortfall_id, end_number, quantity, reason, reference_document)
 SELECT e.shortfall_id, 1 + (SELECT count(*) FROM shortfall_ends b WHERE b.shortfall_id = e.shortfall_id), e.quantity, $3, $4
   FROM ended e"""
+# Shortfalls of a part that goes its own way go with it: what is left behind was there.
+FOLLOW = """
+UPDATE shortfalls SET fulfillment_order_id = $2, updated_time = now()
+ WHERE fulfillment_order_id = $1 AND line_number = ANY ($3) AND open_quantity > 0"""
 SET_STEP = """
 UPDATE shortfalls SET next_step = $3, updated_time = now() WHERE shortfall_id = ANY ($1) AND next_step = $2"""
 WAITING_FOR_COUNT = """
@@ -151,6 +160,7 @@ class Open:
     order_id: UUID
     order_number: str
     customer_id: str
+    cause: ShortfallCause
 
     @property
     def position(self) -> Position:
@@ -166,10 +176,20 @@ class Open:
 # -------------------------------------------------------------------------------------------------------------- orders
 @step("ledger.open_shortfalls")
 async def open_shortfalls(
-    tx: Transaction, position: Position, units: int, *, cause: ShortfallCause, reference: str, actor: str
+    tx: Transaction,
+    position: Position,
+    units: int,
+    *,
+    cause: ShortfallCause,
+    reference: str,
+    actor: str,
+    besides: UUID = NOBODY,
 ) -> int:
-    """Decides whose units of a locked position are gone, and writes it down. Returns how many were anybody's."""
-    rows = await tx.connection.fetch(PROMISES, *position)
+    """Decides whose units of a locked position are gone, and writes it down. Returns how many were anybody's.
+
+    `besides`: a fulfillment order whose units are known to be there.
+    """
+    rows = await tx.connection.fetch(PROMISES, *position, besides)
     broken = break_promises([Promise(*row) for row in rows if row["quantity"] > 0], units, cause)
     if not broken:
         return 0
@@ -192,6 +212,34 @@ async def open_shortfalls(
     for shortfall in opened:
         _emit(tx, "opened", shortfall, {"cause": cause.value, "reference_document": reference})
     return total
+
+
+@step("ledger.open_rejected")
+async def open_rejected(
+    tx: Transaction,
+    fulfillment_order_id: UUID,
+    lines: Sequence[tuple[int, Position, int]],
+    *,
+    cause: ShortfallCause,
+    reference: str,
+) -> None:
+    """Writes down what a location does not bring: (line_number, position, units) of work that it rejected, levels locked."""
+    ids = []
+    for line_number, position, units in lines:
+        ids.append(new_id())
+        await tx.connection.execute(
+            OPEN,
+            [ids[-1]],
+            [fulfillment_order_id],
+            [line_number],
+            [units],
+            *position,
+            cause.value,
+            reference,
+            FIRST_STEP[cause].value,
+        )
+    for shortfall in _open(await tx.connection.fetch(OF_IDS, ids)):
+        _emit(tx, "opened", shortfall, {"cause": cause.value, "reference_document": reference})
 
 
 async def cover(tx: Transaction, grown: Mapping[Position, tuple[int, Movement]]) -> list[Movement]:
@@ -221,23 +269,52 @@ async def found_in_hand(tx: Transaction, fulfillment_order_id: UUID, reference: 
 
 
 @step("ledger.end_shortfalls_of_lines")
-async def cancelled(
-    tx: Transaction, cancelled: Sequence[tuple[UUID, int, int]], reference: str
+async def give_up(
+    tx: Transaction, units: Sequence[tuple[UUID, int, int]], reason: ShortfallEnd, reference: str
 ) -> Mapping[tuple[UUID, int], int]:
-    """Ends what is short of (fulfillment_order_id, line_number, quantity) cancelled units, whose levels are locked.
+    """Ends what is short of (fulfillment_order_id, line_number, quantity) units that go, whose levels are locked.
 
     Returns how many of each were not there, by (fulfillment_order_id, line_number).
     """
-    left = {(work, line): quantity for work, line, quantity in cancelled}
-    ends, absent = [], Counter[tuple[UUID, int]]()
-    for shortfall in _open(await tx.connection.fetch(OF_WORK, [work for work, _, _ in cancelled])):
-        key = shortfall.fulfillment_order_id, shortfall.line_number
-        if taken := min(left.get(key, 0), shortfall.quantity):
-            ends.append((shortfall, taken))
-            left[key] -= taken
-            absent[key] += taken
-    await _end(tx, ends, ShortfallEnd.CANCELLED, reference)
+    ends = await _first_of(tx, units)
+    await _end(tx, ends, reason, reference)
+    absent = Counter[tuple[UUID, int]]()
+    for shortfall, quantity in ends:
+        absent[shortfall.fulfillment_order_id, shortfall.line_number] += quantity
     return absent
+
+
+@step("ledger.end_shortfalls_in_part")
+async def found_in_part(tx: Transaction, units: Sequence[tuple[UUID, int, int]], reference: str, actor: str) -> None:
+    """As `found_in_hand`, of (fulfillment_order_id, line_number, quantity): so many were there after all."""
+    found = await _first_of(tx, units)
+    await _end(tx, found, ShortfallEnd.IN_HAND, reference)
+    await tx.post([s.movement(n, Bucket.ADJUSTMENT, Bucket.ALLOCATED, FOUND, actor) for s, n in found])
+
+
+@step("ledger.end_shortfall")
+async def end_one(tx: Transaction, shortfall_id: UUID, reason: ShortfallEnd, reference: str) -> None:
+    """Ends a shortfall whose level is locked."""
+    (shortfall,) = _open(await tx.connection.fetch(OF_IDS, [shortfall_id]))
+    await _end(tx, [(shortfall, shortfall.quantity)], reason, reference)
+
+
+async def _first_of(tx: Transaction, units: Sequence[tuple[UUID, int, int]]) -> list[tuple[Open, int]]:
+    """The oldest open shortfalls of lines, for at most so many units of each."""
+    left = {(work, line): quantity for work, line, quantity in units}
+    taken = []
+    for shortfall in _open(await tx.connection.fetch(OF_WORK, [work for work, _, _ in units])):
+        key = shortfall.fulfillment_order_id, shortfall.line_number
+        if n := min(left.get(key, 0), shortfall.quantity):
+            taken.append((shortfall, n))
+            left[key] -= n
+    return taken
+
+
+@step("ledger.follow_shortfalls")
+async def follow(tx: Transaction, old: UUID, new: UUID, lines: Sequence[int]) -> None:
+    """What is short of lines of a fulfillment order is short of another one, of the same location, that has their units now."""
+    await tx.connection.execute(FOLLOW, old, new, lines)
 
 
 async def short_of_lines(
@@ -273,7 +350,8 @@ async def _end(tx: Transaction, ends: Sequence[tuple[Open, int]], reason: Shortf
         return
     await tx.connection.execute(END, [s.shortfall_id for s, _ in ends], [n for _, n in ends], reason.value, reference)
     for shortfall, quantity in ends:
-        await tx.add_short(shortfall.position, -quantity)
+        if shortfall.cause in OF_STOCK:
+            await tx.add_short(shortfall.position, -quantity)
     after = {s.shortfall_id: s for s in _open(await tx.connection.fetch(OF_IDS, [s.shortfall_id for s, _ in ends]))}
     for shortfall, quantity in ends:
         data = {"quantity": quantity, "reason": reason.value, "reference_document": reference}
@@ -283,7 +361,17 @@ async def _end(tx: Transaction, ends: Sequence[tuple[Open, int]], reason: Shortf
 def _open(rows: Iterable[Any]) -> list[Open]:
     return [
         Open(
-            r[0], r[1], r[2], r[3], r[4], r[5], ShortfallStep(r[6]), r["order_id"], r["order_number"], r["customer_id"]
+            r[0],
+            r[1],
+            r[2],
+            r[3],
+            r[4],
+            r[5],
+            ShortfallStep(r["next_step"]),
+            r["order_id"],
+            r["order_number"],
+            r["customer_id"],
+            ShortfallCause(r["cause"]),
         )
         for r in rows
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from onhand.ledger.mutation import Ledger
-from onhand.orders import cancel, fulfil, queries, returns, shortfalls
+from onhand.orders import cancel, decide, fulfil, queries, reject, resource, returns, shortfalls
 from onhand.orders.placing import Placing
 from onhand.orders.selling import Selling
 from onhand.reservations.decrease import Decreases
@@ -28,7 +28,9 @@ class Orders:
         self.ship_fulfillment_order = partial(fulfil.ship_fulfillment_order, ledger)
         self.deliver_fulfillment_order = partial(fulfil.deliver_fulfillment_order, ledger)
         self.list_shortfalls = partial(shortfalls.list_shortfalls, ledger)
-        self.decide_shortfall = partial(shortfalls.decide_shortfall, ledger)
+        self.decide_shortfall = partial(decide.decide_shortfall, ledger, decreases)
+        self.list_shortfall_alternatives = partial(resource.list_shortfall_alternatives, ledger)
+        self.reject_fulfillment_order = partial(reject.reject_fulfillment_order, ledger)
         self.list_fulfillment_orders = partial(queries.list_fulfillment_orders, ledger)
         self.create_return = partial(returns.create_return, ledger)
         self.get_return = partial(queries.get_return, ledger)

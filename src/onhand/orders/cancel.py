@@ -10,15 +10,16 @@ from onhand.domain import order as rules
 from onhand.domain import returns
 from onhand.domain.errors import OrderNotFound, invalid
 from onhand.domain.order import Cancellation, FulfillmentPart, FulfillmentState, Step
+from onhand.domain.shortage import ShortfallEnd
 from onhand.domain.stock import Bucket, Movement
 from onhand.ids import parse_id
 from onhand.ledger import shortfalls
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.orders import store
-from onhand.orders.fulfil import settle
 from onhand.orders.queries import read_order
 from onhand.orders.store import Fulfillment, LockedOrder
+from onhand.orders.work import settle
 from onhand.payments.giving_back import give_back
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import money_to_wire
@@ -134,9 +135,10 @@ async def _free(
     positions = {(fulfillments[c.fulfillment_order_id].location_id, c.sku) for c in plan}
     await tx.lock_levels(positions)
     absent: Mapping[tuple[UUID, int], int] = {}
-    if any(tx.short(position) for position in positions):
+    rejected = any(fulfillments[c.fulfillment_order_id].state is FulfillmentState.REJECTED for c in plan)
+    if rejected or any(tx.short(position) for position in positions):
         units = [(UUID(c.fulfillment_order_id), c.line_number, c.quantity) for c in plan]
-        absent = await shortfalls.cancelled(tx, units, order.document)
+        absent = await shortfalls.give_up(tx, units, ShortfallEnd.CANCELLED, order.document)
     movements = [
         Movement(
             fulfillments[cancellation.fulfillment_order_id].location_id,

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from onhand.domain.errors import invalid
-from onhand.domain.order import FulfillmentKind, FulfillmentState, OrderState
+from onhand.domain.order import FulfillmentKind, FulfillmentState, OrderState, RejectReason
 from onhand.domain.shortage import ShortfallStep
 from onhand.domain.stock import Bucket
 from onhand.v1 import order_pb2 as pb
@@ -29,6 +29,11 @@ def fulfillment_state(field: str, value: int) -> FulfillmentState:
 def order_state(field: str, value: int) -> OrderState:
     """The domain's state."""
     return _named(pb.OrderState, "ORDER_STATE_", OrderState, field, value)
+
+
+def reject_reason(field: str, value: int) -> RejectReason:
+    """The domain's reason."""
+    return _named(pb.RejectReason, "REJECT_REASON_", RejectReason, field, value)
 
 
 def shortfall_step(field: str, value: int) -> ShortfallStep:

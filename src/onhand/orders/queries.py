@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from onhand.caller import Caller
 from onhand.domain.errors import FulfillmentOrderNotFound, LocationNotFound, OrderNotFound, ReturnNotFound
-from onhand.domain.order import PHASES, PICKUP_CODE_FAILURES_MAX, FulfillmentState, Phase
+from onhand.domain.order import HOLDING, PICKUP_CODE_FAILURES_MAX, FulfillmentState
 from onhand.ids import parse_id
 from onhand.ledger.mutation import Ledger
 from onhand.orders import codes, names, shortfalls
@@ -26,13 +26,18 @@ from onhand.wire import channel_value, money_to_wire, timestamp
 _FULFILLMENT = f"""json_build_object(
     'fulfillment_order_id', f.fulfillment_order_id, 'order_id', f.order_id, 'location_id', f.location_id, 'kind', f.kind,
     'state', f.state, 'failures', f.pickup_code_failures, 'created_time', f.created_time, 'updated_time', f.updated_time,
+    'from_id', f.from_fulfillment_order_id, 'reject_reason', f.reject_reason,
     'lines', (SELECT json_agg(json_build_object('line_number', fl.line_number, 'sku', fl.sku, 'name', p.name,
-                  'quantity', fl.quantity, 'cancelled_quantity', fl.cancelled_quantity) ORDER BY fl.line_number)
+                  'quantity', fl.quantity, 'cancelled_quantity', fl.cancelled_quantity, 'moved_quantity', fl.moved_quantity)
+                  ORDER BY fl.line_number)
                 FROM fulfillment_lines fl JOIN products p USING (sku)
-               WHERE fl.fulfillment_order_id = f.fulfillment_order_id),
+               WHERE fl.fulfillment_order_id = f.fulfillment_order_id AND fl.quantity > 0),
     'shipments', (SELECT json_agg(json_build_object('shipment_id', s.shipment_id, 'carrier', s.carrier,
-                  'tracking_reference', s.tracking_reference, 'shipped_time', s.shipped_time,
-                  'delivered_time', s.delivered_time) ORDER BY s.shipment_id)
+                  'tracking_reference', s.tracking_reference, 'packed_time', s.packed_time,
+                  'shipped_time', s.shipped_time, 'delivered_time', s.delivered_time, 'returned_time', s.returned_time,
+                  'lines', (SELECT json_agg(json_build_object('line_number', sl.line_number, 'quantity', sl.quantity)
+                              ORDER BY sl.line_number) FROM shipment_lines sl WHERE sl.shipment_id = s.shipment_id))
+                  ORDER BY s.shipment_id)
                 FROM shipments s WHERE s.fulfillment_order_id = f.fulfillment_order_id),
     'shortfalls', (SELECT json_agg({SHORTFALL} ORDER BY s.shortfall_id)
                 FROM shortfalls s WHERE s.fulfillment_order_id = f.fulfillment_order_id))"""
@@ -66,7 +71,7 @@ _FULFILLMENTS = (
 _OF_CUSTOMER = "o.customer_id = $? AND o.customer_id <> ''"
 _LOCATION_EXISTS = "SELECT EXISTS (SELECT FROM locations WHERE location_id = $1)"
 
-TO_DO = tuple(s for s in FulfillmentState if PHASES[s] is Phase.OPEN and s is not FulfillmentState.SHIPPED)
+TO_DO = tuple(s for s in FulfillmentState if s in HOLDING)
 """The states of work that a location still has before it. The index fulfillment_orders_queue is of these."""
 
 
@@ -275,14 +280,19 @@ def _fulfillment(value: dict[str, Any], order_number: str, customer_id: str) -> 
                 shipment_id=shipment["shipment_id"],
                 carrier=shipment["carrier"],
                 tracking_reference=shipment["tracking_reference"],
-                shipped_time=_time(shipment["shipped_time"]),
-                delivered_time=_time(shipment["delivered_time"]) if shipment["delivered_time"] else None,
+                shipped_time=_time_or_none(shipment["shipped_time"]),
+                delivered_time=_time_or_none(shipment["delivered_time"]),
+                lines=[pb.WorkLine(**line) for line in shipment["lines"] or ()],
+                packed_time=_time(shipment["packed_time"]),
+                returned_time=_time_or_none(shipment["returned_time"]),
             )
             for shipment in value["shipments"] or ()
         ],
         is_pickup_locked=value["failures"] >= PICKUP_CODE_FAILURES_MAX,
         created_time=_time(value["created_time"]),
         updated_time=_time(value["updated_time"]),
+        from_fulfillment_order_id=value["from_id"] or "",
+        reject_reason=pb.RejectReason.Value(f"REJECT_REASON_{value['reject_reason'] or 'UNSPECIFIED'}"),
         shortfalls=[
             shortfalls.message(shortfall, value["order_id"], order_number, customer_id)
             for shortfall in value["shortfalls"] or ()
@@ -315,3 +325,7 @@ def _return(row: Any) -> pb.Return:
 
 def _time(text: str) -> Timestamp:
     return timestamp(datetime.fromisoformat(text))
+
+
+def _time_or_none(text: str | None) -> Timestamp | None:
+    return _time(text) if text else None

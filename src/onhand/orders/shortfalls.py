@@ -9,8 +9,8 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from onhand.caller import Caller
-from onhand.domain.errors import LocationNotFound, ResourcingNotOffered, ShortfallNotFound, invalid
-from onhand.domain.shortage import ShortfallStep, decide_to_wait
+from onhand.domain.errors import LocationNotFound, ShortfallNotFound
+from onhand.domain.shortage import ShortfallCause, ShortfallStep, decide_to_wait
 from onhand.ids import parse_id
 from onhand.ledger import shortfalls
 from onhand.ledger.mutation import Ledger
@@ -57,26 +57,29 @@ async def list_shortfalls(
     )
 
 
-async def decide_shortfall(
+async def wait_for_shortfall(
     ledger: Ledger, request: pb.DecideShortfallRequest, caller: Caller
 ) -> pb.DecideShortfallResponse:
-    """OrderService.DecideShortfall."""
+    """OrderService.DecideShortfall, WAIT."""
     shortfall_id = parse_id("shortfall_id", request.shortfall_id)
-    if request.decision not in pb.ShortfallDecision.values():
-        raise invalid("decision", "must be WAIT or RESOURCE")
 
     async def work(tx: Transaction) -> pb.DecideShortfallResponse:
         position = await tx.connection.fetchrow(_POSITION, shortfall_id)
         if position is None:
             raise ShortfallNotFound(str(shortfall_id))
-        if request.decision == pb.SHORTFALL_DECISION_RESOURCE:
-            raise ResourcingNotOffered(str(shortfall_id))
         await tx.lock_levels([(position["location_id"], position["sku"])])
-        now = ShortfallStep((await _one(tx.connection, shortfall_id))["shortfall"]["next_step"])
-        await shortfalls.set_step(tx, [shortfall_id], now, decide_to_wait(str(shortfall_id), now))
-        return pb.DecideShortfallResponse(shortfall=_listed(await _one(tx.connection, shortfall_id)))
+        row = (await _one(tx.connection, shortfall_id))["shortfall"]
+        now = ShortfallStep(row["next_step"])
+        then = decide_to_wait(str(shortfall_id), ShortfallCause(row["cause"]), now)
+        await shortfalls.set_step(tx, [shortfall_id], now, then)
+        return pb.DecideShortfallResponse(shortfall=await listed(tx.connection, shortfall_id))
 
     return await ledger.mutate(request, pb.DecideShortfallResponse, work)
+
+
+async def listed(connection: Connection, shortfall_id: UUID) -> pb.Shortfall:
+    """A shortfall that is there, as it is now."""
+    return _listed(await _one(connection, shortfall_id))
 
 
 async def _one(connection: Connection, shortfall_id: UUID) -> Any:

@@ -5,14 +5,14 @@ An order's rows are locked by the row of the order itself, before anything else 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from onhand.crash import step
-from onhand.domain.order import FulfillmentKind, FulfillmentState, OrderState
+from onhand.domain.order import FulfillmentKind, FulfillmentState, OrderState, RejectReason
 from onhand.domain.payment import Provider
 from onhand.postgres import Connection
 
@@ -50,15 +50,18 @@ SELECT c.location_id, c.kind
  WHERE NOT CASE c.kind WHEN 'PICKUP' THEN l.offers_pickup ELSE l.offers_shipping END ORDER BY 1 LIMIT 1"""
 
 LOCK_ORDER = """
-SELECT order_id, order_number, customer_id, channel, currency, state FROM orders WHERE order_id = $1 FOR UPDATE"""
+SELECT order_id, order_number, customer_id, channel, currency, state, version, ship_to IS NOT NULL AS has_address
+  FROM orders WHERE order_id = $1 FOR UPDATE"""
 LOCK_ORDER_OF = """
-SELECT order_id, order_number, customer_id, channel, currency, state FROM orders
+SELECT order_id, order_number, customer_id, channel, currency, state, version, ship_to IS NOT NULL AS has_address
+  FROM orders
  WHERE order_id = (SELECT order_id FROM fulfillment_orders WHERE fulfillment_order_id = $1) FOR UPDATE"""
 FULFILLMENTS = """
-SELECT fulfillment_order_id, location_id, kind, state, pickup_code_salt, pickup_code_hash, pickup_code_failures
+SELECT fulfillment_order_id, location_id, kind, state, pickup_code_salt, pickup_code_hash, pickup_code_failures,
+       reject_reason
   FROM fulfillment_orders WHERE order_id = $1 ORDER BY fulfillment_order_id"""
 PARTS = """
-SELECT p.fulfillment_order_id, p.line_number, p.sku, p.quantity - p.cancelled_quantity AS quantity
+SELECT p.fulfillment_order_id, p.line_number, p.sku, p.quantity - p.cancelled_quantity - p.moved_quantity AS quantity
   FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
  WHERE f.order_id = $1 ORDER BY p.fulfillment_order_id, p.line_number"""
 LINES = """
@@ -104,7 +107,11 @@ UPDATE fulfillment_orders SET pickup_code_salt = $2, pickup_code_hash = $3, pick
  WHERE fulfillment_order_id = $1 AND kind = 'PICKUP'"""
 
 INSERT_SHIPMENT = """
-INSERT INTO shipments (shipment_id, fulfillment_order_id, carrier, tracking_reference) VALUES ($1, $2, $3, $4)"""
+WITH parcel AS (
+    INSERT INTO shipments (shipment_id, fulfillment_order_id, carrier, tracking_reference, shipped_time)
+    VALUES ($1, $2, $3, $4, now()))
+INSERT INTO shipment_lines (shipment_id, line_number, quantity)
+SELECT $1, n.line_number, n.quantity FROM unnest($5::int[], $6::int8[]) AS n (line_number, quantity)"""
 DELIVERED = "UPDATE shipments SET delivered_time = now() WHERE fulfillment_order_id = $1 AND delivered_time IS NULL"
 
 INSERT_RETURN = """
@@ -200,6 +207,8 @@ class LockedOrder:
     channel: str
     currency: str
     state: OrderState
+    version: int
+    has_address: bool
 
     @property
     def document(self) -> str:
@@ -218,11 +227,12 @@ class Fulfillment:
     code_salt: bytes | None
     code_hash: bytes | None
     code_failures: int
+    reject_reason: RejectReason | None = None
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a fulfillment order still has to bring of a line, or brought: cancelled units are left out."""
+    """What a fulfillment order still has to bring of a line, or brought: cancelled and moved units are left out."""
 
     fulfillment_order_id: UUID
     line_number: int
@@ -310,13 +320,27 @@ async def lock_order_of(connection: Connection, fulfillment_order_id: UUID) -> L
 
 
 def _locked(row: Any) -> LockedOrder | None:
-    return None if row is None else LockedOrder(row[0], row[1], row[2], row[3], row[4], OrderState(row[5]))
+    return (
+        None if row is None else LockedOrder(row[0], row[1], row[2], row[3], row[4], OrderState(row[5]), row[6], row[7])
+    )
 
 
 async def fulfillments(connection: Connection, order_id: UUID) -> list[Fulfillment]:
     """The fulfillment orders of an order, the first made first."""
     rows = await connection.fetch(FULFILLMENTS, order_id)
-    return [Fulfillment(r[0], r[1], FulfillmentKind(r[2]), FulfillmentState(r[3]), r[4], r[5], r[6]) for r in rows]
+    return [
+        Fulfillment(
+            r[0],
+            r[1],
+            FulfillmentKind(r[2]),
+            FulfillmentState(r[3]),
+            r[4],
+            r[5],
+            r[6],
+            RejectReason(r[7]) if r[7] else None,
+        )
+        for r in rows
+    ]
 
 
 async def parts(connection: Connection, order_id: UUID) -> list[Part]:
@@ -382,10 +406,24 @@ async def set_code(connection: Connection, fulfillment_order_id: UUID, salt: byt
 
 
 async def insert_shipment(
-    connection: Connection, shipment_id: UUID, fulfillment_order_id: UUID, *, carrier: str, tracking_reference: str
+    connection: Connection,
+    shipment_id: UUID,
+    fulfillment_order_id: UUID,
+    lines: Mapping[int, int],
+    *,
+    carrier: str,
+    tracking_reference: str,
 ) -> None:
     """Writes that a parcel left."""
-    await connection.execute(INSERT_SHIPMENT, shipment_id, fulfillment_order_id, carrier, tracking_reference)
+    await connection.execute(
+        INSERT_SHIPMENT,
+        shipment_id,
+        fulfillment_order_id,
+        carrier,
+        tracking_reference,
+        list(lines),
+        list(lines.values()),
+    )
 
 
 async def mark_delivered(connection: Connection, fulfillment_order_id: UUID) -> None:

@@ -39,7 +39,7 @@ INSERT INTO count_tasks (count_task_id, location_id, sku, reason_code, reference
 SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (
        SELECT FROM count_tasks WHERE location_id = $2 AND sku = $3 AND state = 'OPEN')"""
 PROMISED = """
-SELECT coalesce(sum(p.quantity - p.cancelled_quantity), 0)::int8 FROM fulfillment_orders f
+SELECT coalesce(sum(p.quantity - p.cancelled_quantity - p.moved_quantity), 0)::int8 FROM fulfillment_orders f
   JOIN fulfillment_lines p USING (fulfillment_order_id)
  WHERE f.location_id = $1 AND p.sku = $2 AND f.state IN ('REQUESTED', 'ACCEPTED', 'PICKED', 'READY_FOR_PICKUP')"""
 RESERVED = """

@@ -83,13 +83,23 @@ class Decreases:
         return await self._bypass(request, response_type, wants, work)
 
     async def decision(
-        self, request: Mutation, response_type: type[Answer], takes: Wants, work: Work[Answer]
+        self,
+        request: Mutation,
+        response_type: type[Answer],
+        takes: Wants | Callable[[], Awaitable[Wants]],
+        work: Work[Answer],
+        hold: Callable[[Transaction], Awaitable[None]] | None = None,
     ) -> Answer:
-        """Books what somebody decided. Raises InsufficientStock where ATP does not allow it, GateUnavailable."""
+        """Books what somebody decided. Raises InsufficientStock where ATP does not allow it, GateUnavailable.
+
+        `hold` locks what the decision is about (an order), which comes before claims in the order of locking. `work` may raise
+        ClaimRefused as that of a fact may.
+        """
         is_swept = False
         for _ in range(CLAIM_ATTEMPTS_MAX):
+            wants = await takes() if callable(takes) else takes
             try:
-                held = await self._take(takes, is_fact=False)
+                held = await self._take(wants, is_fact=False)
             except LocationNotFound as error:
                 return await self._first_answer(request, response_type, error)
             except GateShort as short:
@@ -103,7 +113,7 @@ class Decreases:
                     continue
                 await self._refuse(short.shorts)
             try:
-                return await self._commit(request, response_type, held, work)
+                return await self._commit(request, response_type, held, work, hold)
             except ClaimRefused:
                 await self._mend(held)
         raise GateUnavailable("its epoch moved on again and again")
@@ -140,12 +150,21 @@ class Decreases:
     async def _close_due(self, short: GateShort) -> bool:
         return await self._sweeper.close_due((s.location_id for s in short.shorts), short.asked)
 
-    async def _commit(self, request: Mutation, response_type: type[Answer], held: Held, work: Work[Answer]) -> Answer:
+    async def _commit(
+        self,
+        request: Mutation,
+        response_type: type[Answer],
+        held: Held,
+        work: Work[Answer],
+        hold: Callable[[Transaction], Awaitable[None]] | None = None,
+    ) -> Answer:
         is_used = False
 
         async def run(transaction: Transaction) -> Answer:
             nonlocal is_used
             is_used = True
+            if hold is not None:
+                await hold(transaction)
             if held.claims:
                 await transaction.consume(held.claims)
             return await work(transaction, held.overdrawn)

@@ -27,9 +27,9 @@ async def fulfil(town: Town) -> None:
         if state in ("PICKED_UP", "SHIPPED"):
             answer: order_pb2.FulfillmentOrder = done.answer.fulfillment_order
             left = tuple(
-                (n.line_number, n.quantity - n.cancelled_quantity)
+                (n.line_number, n.quantity - n.cancelled_quantity - n.moved_quantity)
                 for n in answer.lines
-                if n.quantity > n.cancelled_quantity
+                if n.quantity > n.cancelled_quantity + n.moved_quantity
             )
             if left:
                 town.keep(town.sold, Sold(work.order_id, left))

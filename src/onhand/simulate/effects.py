@@ -162,7 +162,7 @@ def _left(request: Any, answer: Any, rows: Sequence[MovementRow]) -> Effect:
     effect: Effect = Counter()
     work = answer.fulfillment_order
     for line in work.lines:
-        if n := line.quantity - line.cancelled_quantity:
+        if n := line.quantity - line.cancelled_quantity - line.moved_quantity:
             effect[work.location_id, line.sku, "allocated", "customer"] += n
     return effect
 

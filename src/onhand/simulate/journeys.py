@@ -161,7 +161,9 @@ class Journey(Steps):
             for line in work.lines:
                 position = (work.location_id, line.sku)
                 if position in self.world.followed:
-                    left[position] = left.get(position, 0) + line.quantity - line.cancelled_quantity
+                    left[position] = (
+                        left.get(position, 0) + line.quantity - line.cancelled_quantity - line.moved_quantity
+                    )
         fuel = {line.sku for line in self.play.lines if line.is_fuel}
         if self.play.is_returned:
             await self._return(order, fuel)

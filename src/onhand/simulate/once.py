@@ -285,7 +285,9 @@ def _check_documents(found: Index, ledger: Ledger, findings: Findings) -> None:
             shipments += call.kind == "ShipFulfillmentOrder"
             work = answer.fulfillment_order
             for line in work.lines:
-                lines[work.order_id][line.line_number]["fulfilled"] += line.quantity - line.cancelled_quantity
+                lines[work.order_id][line.line_number]["fulfilled"] += (
+                    line.quantity - line.cancelled_quantity - line.moved_quantity
+                )
     documents = {order.order_id for order in ledger.orders} | set(ledger.returns) | set(ledger.transfers)
     for document in documents - made.keys():
         findings.add(DUPLICATE, f"order, return or transfer {document} is not the answer of any call")

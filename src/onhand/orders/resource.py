@@ -1,0 +1,293 @@
+"""Having another location bring what one lacks or rejected: DecideShortfall with RESOURCE, and what else could be offered."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from google.protobuf.json_format import MessageToDict
+
+from onhand.caller import Caller
+from onhand.crash import step
+from onhand.domain import returns
+from onhand.domain.errors import (
+    FulfillmentNotOffered,
+    LocationExcluded,
+    ResourcingNotOffered,
+    ShipToMissing,
+    ShortfallNotFound,
+    invalid,
+)
+from onhand.domain.order import INITIAL, FulfillmentKind, FulfillmentState, Step
+from onhand.domain.shortage import ShortfallEnd, ShortfallStep, decide_to_resource
+from onhand.domain.stock import Bucket, Movement
+from onhand.ids import new_id, parse_id
+from onhand.ledger import shortfalls
+from onhand.ledger.claims import ClaimRefused
+from onhand.ledger.mutation import Ledger
+from onhand.ledger.transaction import Transaction
+from onhand.orders import codes, names, store
+from onhand.orders.queries import read_fulfillment_order
+from onhand.orders.shortfalls import listed
+from onhand.orders.work import Work, emit, lock_work, settle
+from onhand.paging import decode_token, encode_token, fill, page_size
+from onhand.postgres import Connection
+from onhand.reservations.claims import Wants
+from onhand.reservations.decrease import Decreases, Overdrawn
+from onhand.v1 import order_pb2 as pb
+from onhand.wire import money_to_wire
+
+SHORTFALL = """
+SELECT s.fulfillment_order_id, s.location_id, s.sku, s.line_number, s.open_quantity, s.next_step, f.order_id, o.currency
+  FROM shortfalls s JOIN fulfillment_orders f USING (fulfillment_order_id) JOIN orders o USING (order_id)
+ WHERE s.shortfall_id = $1"""
+# Locations that rejected units of a line of an order.
+REJECTED_BY = """
+SELECT DISTINCT f.location_id FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
+ WHERE f.order_id = $1 AND p.line_number = $2 AND f.reject_reason IS NOT NULL"""
+HAVE = """
+SELECT s.location_id, s.available - s.safety_stock AS spare, l.offers_pickup, l.offers_shipping
+  FROM stock_levels s JOIN locations l USING (location_id)
+ WHERE s.sku = $1 AND s.available - s.safety_stock >= $2 AND s.location_id <> ALL ($3) AND l.deleted_time IS NULL
+   AND (l.offers_pickup OR l.offers_shipping) AND (s.available - s.safety_stock, s.location_id) < ($4::int8, $5::text)
+ ORDER BY 2 DESC, 1 DESC LIMIT $6"""
+SPARE_MAX = 2**62
+
+MOVE_PARTS = """
+UPDATE fulfillment_lines p SET moved_quantity = p.moved_quantity + n.quantity
+  FROM unnest($2::int[], $3::int8[]) AS n (line_number, quantity)
+ WHERE p.fulfillment_order_id = $1 AND p.line_number = n.line_number"""
+TAKE_OVER = """
+WITH new_work AS (
+    INSERT INTO fulfillment_orders (fulfillment_order_id, order_id, location_id, kind, state, pickup_code_salt,
+                                    pickup_code_hash, from_fulfillment_order_id)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8))
+INSERT INTO fulfillment_lines (fulfillment_order_id, line_number, sku, quantity, is_taken_over)
+SELECT $1, n.line_number, n.sku, n.quantity, true
+  FROM unnest($9::int[], $10::text[], $11::int8[]) AS n (line_number, sku, quantity)"""
+SET_ADDRESS = "UPDATE orders SET ship_to = $2 WHERE order_id = $1"
+
+Lines = Sequence[tuple[int, str, int]]
+"""(line_number, sku, quantity)."""
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """New work, and the code for it where the customer fetches it."""
+
+    fulfillment_order_id: UUID
+    location_id: str
+    pickup_code: str
+
+
+async def choose(given: str, lines: Sequence[tuple[str, int]], excluded: Collection[str]) -> list[tuple[str, Wants]]:
+    """Where units come from instead, never from what is excluded: (location_id, what is claimed there).
+
+    Sourcing is to be asked here, with what the caller said as its wish. Until then the caller chooses: `given`, and no other.
+    """
+    return [] if not given or given in excluded else [(given, [(given, lines)])]
+
+
+async def resource_shortfall(
+    ledger: Ledger, decreases: Decreases, request: pb.DecideShortfallRequest, caller: Caller
+) -> pb.DecideShortfallResponse:
+    """OrderService.DecideShortfall, RESOURCE."""
+    shortfall_id = parse_id("shortfall_id", request.shortfall_id)
+    kind = names.fulfillment_kind("kind", request.kind) if request.kind else None
+    if kind is FulfillmentKind.CARRY_OUT:
+        raise invalid("kind", "must be PICKUP or SHIP")
+    held: dict[str, Work] = {}
+
+    async def takes() -> Wants:
+        async with ledger.read() as connection:
+            short = await _short(connection, shortfall_id)
+            if not short["open_quantity"]:
+                return []  # a repeat, or a refusal: the transaction finds out
+            excluded = await _excluded(connection, short)
+        chosen = await choose(request.location_id, [(short["sku"], short["open_quantity"])], excluded)
+        if not chosen:
+            if not request.location_id:
+                raise ResourcingNotOffered(str(shortfall_id))
+            raise LocationExcluded(str(short["fulfillment_order_id"]), request.location_id)
+        return chosen[0][1]
+
+    async def hold(tx: Transaction) -> None:
+        short = await _short(tx.connection, shortfall_id)
+        held["work"] = await lock_work(tx, short["fulfillment_order_id"])
+
+    async def work(tx: Transaction, overdrawn: Overdrawn) -> pb.DecideShortfallResponse:
+        return await _resource(tx, shortfall_id, held["work"], request, kind, caller)
+
+    first = await ledger.find_answer(request, pb.DecideShortfallResponse)
+    if first is not None:
+        return first
+    return await decreases.decision(request, pb.DecideShortfallResponse, takes, work, hold)
+
+
+async def _resource(
+    tx: Transaction,
+    shortfall_id: UUID,
+    work: Work,
+    request: pb.DecideShortfallRequest,
+    kind: FulfillmentKind | None,
+    caller: Caller,
+) -> pb.DecideShortfallResponse:
+    target = request.location_id
+    short = await _short(tx.connection, shortfall_id)
+    if short["fulfillment_order_id"] != work.fulfillment.fulfillment_order_id:
+        raise ClaimRefused  # it went to another part of the work meanwhile: look again
+    line, sku, place = short["line_number"], short["sku"], short["location_id"]
+    await tx.lock_levels([(place, sku), (target, sku)])
+    short = await _short(tx.connection, shortfall_id)
+    quantity = short["open_quantity"]
+    decide_to_resource(str(shortfall_id), ShortfallStep(short["next_step"]))
+    if not tx.covers({(target, sku): quantity}):
+        raise ClaimRefused  # it is another number by now: look and claim again
+    taken = await take_over(
+        tx, work, target, kind or work.fulfillment.kind, [(line, sku, quantity)], request.ship_to, caller
+    )
+    await shortfalls.end_one(tx, shortfall_id, ShortfallEnd.RESOURCED, work.order.document)
+    return pb.DecideShortfallResponse(
+        shortfall=await listed(tx.connection, shortfall_id),
+        fulfillment_order=await read_fulfillment_order(tx.connection, taken.fulfillment_order_id),
+        pickup_code=pickup_code(taken),
+    )
+
+
+def pickup_code(taken: TakenOver) -> pb.PickupCode | None:
+    """The code for new work, if there is one."""
+    if not taken.pickup_code:
+        return None
+    return pb.PickupCode(
+        fulfillment_order_id=str(taken.fulfillment_order_id),
+        location_id=taken.location_id,
+        pickup_code=taken.pickup_code,
+    )
+
+
+async def take_over(
+    tx: Transaction,
+    work: Work,
+    location_id: str,
+    kind: FulfillmentKind,
+    lines: Lines,
+    ship_to: pb.Address,
+    caller: Caller,
+    reason_code: str = "ORDER_RESOURCED",
+) -> TakenOver:
+    """Gives units of work, whose order is locked, to a location whose units were claimed for it and whose levels are locked.
+
+    What becomes of the units at the old location is the caller's. Raises FulfillmentNotOffered, ShipToMissing, IllegalTransition.
+    """
+    order, old = work.order, work.fulfillment
+    moved = {number: quantity for number, _, quantity in lines}
+    state = work.after(Step.MOVE)
+    if refused := await store.not_offered(tx.connection, [(location_id, kind)]):
+        raise FulfillmentNotOffered(*refused)
+    if kind is FulfillmentKind.SHIP and not order.has_address:
+        if not ship_to.recipient:
+            raise ShipToMissing(str(order.order_id))
+        address = MessageToDict(ship_to, preserving_proto_field_name=True)
+        await tx.connection.execute(SET_ADDRESS, order.order_id, address)
+    code = codes.new_pickup_code() if kind is FulfillmentKind.PICKUP else ""
+    salt, code_hash = codes.salted(code) if code else (None, None)
+    new = store.Fulfillment(new_id(), location_id, kind, INITIAL[kind], salt, code_hash, 0)
+    await write_take_over(tx, work, new, lines, moved)
+    changes: dict[UUID, FulfillmentState] = {}
+    if all(unit.quantity == moved.get(unit.line_number, 0) for unit in work.units):
+        changes[old.fulfillment_order_id] = state
+    emit_lines = [{"line_number": n, "sku": sku, "quantity": quantity} for n, sku, quantity in lines]
+    data = {"from_fulfillment_order_id": str(old.fulfillment_order_id), "lines": emit_lines}
+    emit(tx, order, new, "requested", new.state, caller, data)
+    await settle(tx, order, [*work.fulfillments, new], changes, caller)
+    await tx.post(
+        [
+            Movement(
+                location_id,
+                sku,
+                quantity,
+                Bucket.AVAILABLE,
+                Bucket.ALLOCATED,
+                reason_code,
+                order.document,
+                order.channel,
+                caller.actor,
+            )
+            for _, sku, quantity in lines
+        ]
+    )
+    return TakenOver(new.fulfillment_order_id, location_id, code)
+
+
+@step("ledger.take_over")
+async def write_take_over(
+    tx: Transaction, work: Work, new: store.Fulfillment, lines: Lines, moved: Mapping[int, int]
+) -> None:
+    """Writes that another fulfillment order brings units."""
+    old = work.fulfillment.fulfillment_order_id
+    await tx.connection.execute(MOVE_PARTS, old, list(moved), list(moved.values()))
+    await tx.connection.execute(
+        TAKE_OVER,
+        new.fulfillment_order_id,
+        work.order.order_id,
+        new.location_id,
+        new.kind.value,
+        new.state.value,
+        new.code_salt,
+        new.code_hash,
+        old,
+        [n for n, _, _ in lines],
+        [sku for _, sku, _ in lines],
+        [quantity for _, _, quantity in lines],
+    )
+
+
+async def list_shortfall_alternatives(
+    ledger: Ledger, request: pb.ListShortfallAlternativesRequest, caller: Caller
+) -> pb.ListShortfallAlternativesResponse:
+    """OrderService.ListShortfallAlternatives."""
+    size, after = page_size(request.page_size), decode_token(request, int, str) or (SPARE_MAX, "")
+    shortfall_id = parse_id("shortfall_id", request.shortfall_id)
+    async with ledger.read() as connection:
+        short = await _short(connection, shortfall_id)
+        quantity, excluded = short["open_quantity"], sorted(await _excluded(connection, short))
+        rows = []
+        if quantity:
+            rows = await connection.fetch(HAVE, short["sku"], quantity, excluded, *after, size + 1)
+        line = (await store.lines(connection, short["order_id"]))[short["line_number"]]
+    refund_minor = returns.refund(
+        total_minor=line.total_minor,
+        quantity=line.quantity,
+        given_back=line.cancelled_quantity + line.returned_quantity,
+        now=quantity,
+    )
+    found, last = fill(rows, size, _alternative)
+    return pb.ListShortfallAlternativesResponse(
+        alternatives=found,
+        refund=money_to_wire(refund_minor, short["currency"]),
+        next_page_token=encode_token(request, last["spare"], last["location_id"]) if last else "",
+    )
+
+
+def _alternative(row: Any) -> pb.ShortfallAlternative:
+    return pb.ShortfallAlternative(
+        location_id=row["location_id"],
+        available_quantity=row["spare"],
+        offers_pickup=row["offers_pickup"],
+        offers_shipping=row["offers_shipping"],
+    )
+
+
+async def _short(connection: Connection, shortfall_id: UUID) -> Any:
+    row = await connection.fetchrow(SHORTFALL, shortfall_id)
+    if row is None:
+        raise ShortfallNotFound(str(shortfall_id))
+    return row
+
+
+async def _excluded(connection: Connection, short: Any) -> set[str]:
+    """Locations that do not bring what is short: the one where it is short, and those that rejected it before."""
+    rows = await connection.fetch(REJECTED_BY, short["order_id"], short["line_number"])
+    return {short["location_id"], *(row["location_id"] for row in rows)}
