@@ -22,7 +22,16 @@ from onhand.app import App
 from onhand.edge.server import Server
 from onhand.ids import new_id
 from onhand.postgres import asyncpg_dsn
-from onhand.v1 import cart_pb2_grpc, catalog_pb2, catalog_pb2_grpc, inventory_pb2_grpc, order_pb2_grpc, types_pb2
+from onhand.v1 import (
+    cart_pb2_grpc,
+    catalog_pb2,
+    catalog_pb2_grpc,
+    counting_pb2_grpc,
+    inventory_pb2_grpc,
+    order_pb2_grpc,
+    receiving_pb2_grpc,
+    types_pb2,
+)
 from onhand.v1 import inventory_pb2 as inventory
 from onhand.v1 import order_pb2 as orders
 from shop import AUDIT
@@ -141,6 +150,8 @@ class Api:
         self.channel = channel
         self.port = port
         self.inventory = inventory_pb2_grpc.InventoryServiceStub(channel)
+        self.receiving = receiving_pb2_grpc.ReceivingServiceStub(channel)
+        self.counting = counting_pb2_grpc.CountServiceStub(channel)
         self.catalog = catalog_pb2_grpc.CatalogServiceStub(channel)
         self.carts = cart_pb2_grpc.CartServiceStub(channel)
         self.orders = order_pb2_grpc.OrderServiceStub(channel)
@@ -251,10 +262,10 @@ class Api:
         )
         return (await self.inventory.DispatchTransfer(request)).transfer
 
-    async def arrive(self, transfer_id: str, quantities: Mapping[str, int]) -> inventory.Transfer:
+    async def arrive(self, transfer_id: str, quantities: Mapping[str, int], **fields: Any) -> inventory.Transfer:
         """Units of a transfer that arrived; none: all that is on its way."""
         request = inventory.ReceiveTransferRequest(
-            request_id=request_id(), transfer_id=transfer_id, lines=lines(quantities)
+            request_id=request_id(), transfer_id=transfer_id, lines=lines(quantities), **fields
         )
         return (await self.inventory.ReceiveTransfer(request)).transfer
 

@@ -15,7 +15,7 @@ from onhand.clock import LedgerClock
 from onhand.domain.errors import GateUnavailable, LedgerUnavailable
 from onhand.edge.gateway import Gateway
 from onhand.edge.server import Server
-from onhand.inventory import Locations, Promise, Stock, Transfers
+from onhand.inventory import Counts, Future, Locations, Notices, Promise, Stock, Transfers
 from onhand.ledger.claims import Settlement
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.revision import check_revision
@@ -86,6 +86,8 @@ class App:
                 promise,
                 Gateway(promise.reserve),
             ),
+            "onhand.v1.ReceivingService": (Notices(self.ledger), Future(self.ledger)),
+            "onhand.v1.CountService": (Counts(self.ledger, self.decreases),),
             "onhand.v1.CatalogService": (Catalog(self.ledger),),
             "onhand.v1.CartService": (Carts(self.ledger),),
             "onhand.v1.OrderService": (Orders(self.ledger, self.decreases),),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+import crash.stock_work
 import crash.trade
 from crash.matrix import Matrix, Scenario
 from crash.stage import Stage
@@ -15,6 +16,7 @@ CRASH_MATRIX = "crash_matrix"
 """The property of a test whose sum is told at the end of the session (tests/conftest.py)."""
 
 assert crash.trade  # its scenarios are among them
+assert crash.stock_work  # and its
 
 
 @pytest.mark.timeout(600)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from unittest.mock import patch
 import asyncpg
 import pytest
 import redis
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.latlng_pb2 import LatLng
 
 from ledger.plans import Plans, constants, empty_plans, is_part, looking
@@ -24,9 +26,11 @@ from onhand.domain.errors import Refusal
 from onhand.postgres import asyncpg_dsn
 from onhand.redis import Unreachable
 from onhand.v1 import cart_pb2, catalog_pb2, types_pb2
+from onhand.v1 import counting_pb2 as counting
 from onhand.v1 import inventory_pb2 as stock
 from onhand.v1 import order_pb2 as orders
 from onhand.v1 import payment_pb2 as money
+from onhand.v1 import receiving_pb2 as receiving
 from shelf import request_id
 from shop import ADDRESS, CALLER, card, dollars
 
@@ -51,6 +55,8 @@ WIDE = {
     "ledger.shortfalls:RESERVED": RESERVED_THERE,
     "ledger.shortfalls:OLDER": RESERVED_THERE,
     "ledger.shortfalls:PROMISES": "the open work of a location, of which a count or a sale broke some",
+    "inventory.future:FIGURES": "what is reserved of some skus at some locations, for a date; not what a page of a shop asks for",
+    "inventory.count_rows:ADD_ALL": "all that a location has becomes the lines of a count",
     "inventory.promise:POSITION": "one position as people look at it, what is reserved of it too",
     "inventory.promise:NEAR": "stores in a band of latitude, of which it answers the nearest",
     "inventory.locations:LIST": "with a group, a page may walk over all locations",
@@ -104,6 +110,20 @@ INSERT INTO transfers (transfer_id, from_location_id, to_location_id, state)
 SELECT gen_random_uuid(), 'L00002', 'M' || lpad(n::text, 5, '0'), CASE WHEN n % 3 = 0 THEN 'IN_TRANSIT' ELSE 'RECEIVED' END
   FROM generate_series(1, 3000) AS n;
 INSERT INTO transfer_lines (transfer_id, sku, dispatched) SELECT transfer_id, 'S000001', 1 FROM transfers;
+INSERT INTO advance_notices (advance_notice_id, location_id, supplier, supplier_reference, expected_time, state)
+SELECT gen_random_uuid(), CASE WHEN n % 300 = 0 THEN 'L00003' ELSE 'M' || lpad(n::text, 5, '0') END, 'supplier-' || n % 50,
+       'N' || n, now() + n * interval '1 minute', CASE WHEN n % 3 = 0 THEN 'EXPECTED' ELSE 'CANCELLED' END
+  FROM generate_series(1, 3000) AS n;
+INSERT INTO advance_notice_lines (advance_notice_id, sku, expected) SELECT advance_notice_id, 'S000001', 5 FROM advance_notices;
+INSERT INTO counts (count_id, location_id, scope, is_blind, state, tolerance_quantity, tolerance_percent, ledger_position,
+                    started_time)
+SELECT gen_random_uuid(), 'M' || lpad(n::text, 5, '0'), 'SKUS', false, CASE WHEN n % 3 = 0 THEN 'COUNTING' ELSE 'APPROVED' END,
+       0, 0, 0, now() FROM generate_series(1, 3000) AS n;
+INSERT INTO count_lines (count_id, sku) SELECT count_id, 'S000001' FROM counts;
+INSERT INTO count_attempts (count_id, sku, attempt, counted, expected, counted_by)
+SELECT count_id, sku, 1, 0, 0, '' FROM count_lines;
+INSERT INTO count_variances (location_id, variance_id, count_id, sku, counted, expected, booked, counted_by, approved_by)
+SELECT location_id, gen_random_uuid(), count_id, 'S000001', 0, 1, -1, '', '' FROM counts;
 INSERT INTO count_tasks (count_task_id, location_id, sku, reason_code, reference_document, state, closed_time)
 SELECT gen_random_uuid(), location_id, sku, 'TEST', '', CASE WHEN n % 3 = 0 THEN 'OPEN' ELSE 'DONE' END,
        CASE WHEN n % 3 > 0 THEN now() END
@@ -179,7 +199,8 @@ class Trade:
     async def go_on(self) -> None:
         """All of it."""
         for part in (
-            self.stock, self.reservations, self.orders, self.shortfalls, self.carts, self.catalog, self.places, self.lists,
+            self.stock, self.transfers, self.notices, self.counts, self.reservations, self.orders, self.shortfalls, self.carts,
+            self.catalog, self.places, self.lists,
             self.refusals, self.past_the_gate, self.beside,
         ):  # fmt: skip
             await part()
@@ -220,6 +241,75 @@ class Trade:
             "SetChannelThreshold", stock.SetChannelThresholdRequest(channel=types_pb2.CHANNEL_APP, sku=milk, quantity=0)
         )
         await self.call("GetStockPosition", stock.GetStockPositionRequest(location_id=place, sku=milk))
+
+    async def transfers(self) -> None:
+        place, (milk, *_) = SIZE.assortment(0)
+        places = {"from_location_id": place, "to_location_id": SIZE.location(1)}
+        asked = stock.RequestTransferRequest(**places, lines=lines(milk))
+        for answer in ("DispatchRequestedTransfer", "CancelTransfer"):
+            transfer_id = (await self.call("RequestTransfer", asked)).transfer.transfer_id
+            request = getattr(stock, f"{answer}Request")(transfer_id=transfer_id)
+            await self.call(answer, request)
+            asked.request_id = ""
+        sent = (
+            await self.call("DispatchTransfer", stock.DispatchTransferRequest(**places, lines=lines(milk)))
+        ).transfer.transfer_id
+        more = stock.ReceiveTransferRequest(transfer_id=sent, lines=lines(milk, milk), accepts_more=True)
+        await self.call("ReceiveTransfer", more)
+        sent = (
+            await self.call("DispatchTransfer", stock.DispatchTransferRequest(**places, lines=lines(milk)))
+        ).transfer.transfer_id
+        await self.call("CloseTransfer", stock.CloseTransferRequest(transfer_id=sent, loss=stock.TRANSFER_LOSS_LOST))
+        for is_open in (False, True):
+            await self.call("ListTransfers", stock.ListTransfersRequest(location_id=place, is_open=is_open))
+        await self.refused("ListTransfers", stock.ListTransfersRequest(location_id="unknown"))
+
+    async def notices(self) -> None:
+        place, (milk, bread, *_) = SIZE.assortment(3)
+        tomorrow = Timestamp(seconds=int(time.time()) + 86_400)
+        fields = {"location_id": place, "supplier": "dairy", "supplier_reference": "ASN-1", "expected_time": tomorrow}
+        create = receiving.CreateAdvanceNoticeRequest(**fields, lines=lines(milk, bread))
+        notice_id = (await self.call("CreateAdvanceNotice", create)).advance_notice.advance_notice_id
+        create.request_id = request_id()
+        await self.refused("CreateAdvanceNotice", create)
+        update = receiving.UpdateAdvanceNoticeRequest(advance_notice_id=notice_id, lines=lines(milk))
+        update.update_mask.paths.append("lines")
+        await self.call("UpdateAdvanceNotice", update)
+        asked = receiving.GetFutureAvailabilityRequest(
+            channel=types_pb2.CHANNEL_WEB, skus=[milk, bread], location_ids=[place, SIZE.location(1)], by_time=tomorrow
+        )
+        await self.call("GetFutureAvailability", asked)
+        await self.call("GetAdvanceNotice", receiving.GetAdvanceNoticeRequest(advance_notice_id=notice_id))
+        for is_open in (False, True):
+            await self.call(
+                "ListAdvanceNotices", receiving.ListAdvanceNoticesRequest(location_id=place, is_open=is_open)
+            )
+        await self.call("ReceiveAdvanceNotice", receiving.ReceiveAdvanceNoticeRequest(advance_notice_id=notice_id))
+
+    async def counts(self) -> None:
+        place, skus = SIZE.assortment(4)
+        for scope in (counting.COUNT_SCOPE_LOCATION, counting.COUNT_SCOPE_COUNT_TASKS):
+            await self.maybe("StartCount", counting.StartCountRequest(location_id=place, scope=scope))
+        start = counting.StartCountRequest(location_id=place, scope=counting.COUNT_SCOPE_SKUS, skus=skus[:3])
+        count_id = (await self.call("StartCount", start)).count.count_id
+        entries = [counting.CountEntry(sku=sku, counted_quantity=1) for sku in skus[:3]]
+        await self.call("SubmitCount", counting.SubmitCountRequest(count_id=count_id, lines=entries))
+        await self.call("RequestRecount", counting.RequestRecountRequest(count_id=count_id, skus=skus[:1]))
+        await self.call("SubmitCount", counting.SubmitCountRequest(count_id=count_id, lines=entries[:1]))
+        await self.call("RequestRecount", counting.RequestRecountRequest(count_id=count_id))
+        await self.call("SubmitCount", counting.SubmitCountRequest(count_id=count_id, lines=entries))
+        await self.call("GetCount", counting.GetCountRequest(count_id=count_id))
+        for state in (counting.COUNT_LINE_STATE_UNSPECIFIED, counting.COUNT_LINE_STATE_COUNTED):
+            await self.call("ListCountLines", counting.ListCountLinesRequest(count_id=count_id, state=state))
+        for is_open in (False, True):
+            await self.call("ListCounts", counting.ListCountsRequest(location_id=place, is_open=is_open))
+        for some in (skus[:1], []):
+            request = counting.ApproveCountRequest(count_id=count_id, skus=some, accepts_out_of_tolerance=True)
+            await self.call("ApproveCount", request)
+        await self.call("ListVariances", counting.ListVariancesRequest(location_id=place))
+        start.request_id = request_id()
+        count_id = (await self.call("StartCount", start)).count.count_id
+        await self.call("CancelCount", counting.CancelCountRequest(count_id=count_id))
 
     async def reservations(self) -> None:
         place, skus = SIZE.assortment(2)

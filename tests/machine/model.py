@@ -288,6 +288,8 @@ class Inventory(Shortfalls):
                 reservations=len(active),
                 open_fulfillment_orders=works,
                 open_transfers=len(on_way),
+                open_advance_notices=0,
+                open_counts=0,
             )
         place.is_deleted = True
         for members in self.groups.values():

@@ -217,11 +217,14 @@ class LocationInUse(Refusal):
     reservations: int
     open_fulfillment_orders: int
     open_transfers: int
+    open_advance_notices: int
+    open_counts: int
     reason = "LOCATION_IN_USE"
     kind = Kind.PRECONDITION
     message = (
         "location {location_id!r} still holds {units} units, {reservations} active reservations, "
-        "{open_fulfillment_orders} open fulfillment orders and {open_transfers} open transfers; clear them first"
+        "{open_fulfillment_orders} open fulfillment orders, {open_transfers} open transfers, "
+        "{open_advance_notices} open advance notices and {open_counts} open counts; clear them first"
     )
 
 

@@ -52,6 +52,8 @@ STORE_METHODS = frozenset({
     "AcceptFulfillmentOrder", "PickFulfillmentOrder", "MarkReadyForPickup", "ShipFulfillmentOrder",
     "DeliverFulfillmentOrder", "RejectFulfillmentOrder", "ListShortfallAlternatives",
     "ReceiveStock", "AdjustStock", "CountStock", "MoveStock", "DispatchTransfer", "ReceiveTransfer",
+    "RequestTransfer", "DispatchRequestedTransfer", "CancelTransfer", "CloseTransfer", "ReceiveAdvanceNotice",
+    "StartCount", "SubmitCount", "RequestRecount", "ApproveCount", "CancelCount",
     "LookUpBarcode", "ListFulfillmentOrders", "ListCountTasks", "ListShortfalls", "DecideShortfall",
 })  # fmt: skip
 """What people in a store wait for, with goods or a customer before them."""

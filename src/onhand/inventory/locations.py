@@ -42,7 +42,10 @@ SELECT (SELECT coalesce(sum(available + allocated + damaged + quarantine), 0)::i
        (SELECT count(*) FROM claims WHERE location_id = $1 AND state = 'active') AS reservations,
        (SELECT count(*) FROM fulfillment_orders WHERE location_id = $1
            AND state IN ('REQUESTED', 'ACCEPTED', 'PICKED', 'READY_FOR_PICKUP')) AS fulfillment_orders,
-       (SELECT count(*) FROM transfers WHERE state = 'IN_TRANSIT' AND $1 IN (from_location_id, to_location_id)) AS transfers"""
+       (SELECT count(*) FROM transfers
+         WHERE state IN ('REQUESTED', 'IN_TRANSIT') AND $1 IN (from_location_id, to_location_id)) AS transfers,
+       (SELECT count(*) FROM advance_notices WHERE location_id = $1 AND state IN ('EXPECTED', 'RECEIVING')) AS notices,
+       (SELECT count(*) FROM counts WHERE location_id = $1 AND state IN ('COUNTING', 'REVIEW')) AS counts"""
 DELETE = "UPDATE locations SET deleted_time = now() WHERE location_id = $1"
 LEAVE_GROUPS = "DELETE FROM location_group_members WHERE location_id = $1"
 

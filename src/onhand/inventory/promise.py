@@ -48,7 +48,8 @@ SELECT l.location_id, p.sku, coalesce(s.available, 0) AS available, coalesce(s.a
        coalesce(s.safety_stock, 0) AS safety_stock, coalesce(s.short, 0) AS short,
        coalesce((SELECT sum((line ->> 1)::int8) FROM claims c, jsonb_array_elements(c.lines) AS line
                   WHERE c.location_id = $1 AND c.state = 'active' AND line ->> 0 = $2), 0)::int8 AS reserved,
-       coalesce((SELECT sum(t.dispatched - t.received) FROM transfers JOIN transfer_lines t USING (transfer_id)
+       coalesce((SELECT sum(t.dispatched + t.over - t.received - t.lost - t.returned)
+                   FROM transfers JOIN transfer_lines t USING (transfer_id)
                   WHERE to_location_id = $1 AND state = 'IN_TRANSIT' AND t.sku = $2), 0)::int8 AS inbound,
        coalesce((SELECT json_object_agg(channel, quantity) FROM channel_thresholds WHERE sku = $2), '{}') AS thresholds
   FROM (SELECT $1::text AS location_id, $2::text AS sku) AS w

@@ -7,11 +7,8 @@ from uuid import UUID
 
 from onhand.caller import Caller
 from onhand.domain.errors import BucketShort, LocationNotFound, invalid
-from onhand.domain.shortage import ShortfallCause, missing_by_count
 from onhand.domain.stock import Bucket, Level, Movement, Position, sum_lines
-from onhand.ids import new_id
-from onhand.ledger import shortfalls
-from onhand.ledger.claims import ClaimRefused
+from onhand.inventory.counted import book_count, level_message, missing
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.paging import cut, decode_token, encode_token, page_size
@@ -30,17 +27,10 @@ MOVEMENTS_OF_SKU = f"{_MOVEMENTS} AND sku = $4 ORDER BY movement_id DESC LIMIT $
 COUNT_TASKS = """
 SELECT count_task_id, sku, reason_code, reference_document, created_time FROM count_tasks
  WHERE location_id = $1 AND state = 'OPEN' AND count_task_id > $2 ORDER BY count_task_id LIMIT $3"""
-CLOSE_COUNT_TASKS = """
-UPDATE count_tasks SET state = 'DONE', closed_time = now() WHERE location_id = $1 AND sku = ANY ($2) AND state = 'OPEN'"""
 LOCATION = "SELECT true FROM locations WHERE location_id = $1 AND deleted_time IS NULL"
 LEVELS = """
 SELECT sku, available, allocated, damaged, quarantine FROM stock_levels WHERE location_id = $1 AND sku = ANY ($2)"""
-RECORD_SHORTAGE = """
-INSERT INTO shortages (shortage_id, location_id, sku, quantity, reference_document) VALUES ($1, $2, $3, $4, $5)"""
 MOVEMENT_ID_MAX = 2**63 - 1
-
-COUNTED_OFF = (Bucket.AVAILABLE, Bucket.ALLOCATED, Bucket.DAMAGED, Bucket.QUARANTINE)
-"""Where units are missing from that a count did not find, the first first: a promise is doubted rather than kept in silence."""
 
 BUCKETS: dict[int, Bucket] = {
     v1.BUCKET_AVAILABLE: Bucket.AVAILABLE,
@@ -146,44 +136,19 @@ class Stock:
             async with self._ledger.read() as connection:
                 rows = await connection.fetch(LEVELS, location_id, skus)
             levels = {r["sku"]: Level(*tuple(r)[1:]) for r in rows}
-            lines = [(sku, _missing(levels.get(sku, Level()), counted[sku])) for sku in skus]
+            lines = [(sku, missing(levels.get(sku, Level()), counted[sku])) for sku in skus]
             return [(location_id, [(sku, n) for sku, n in lines if n])]
 
         async def work(transaction: Transaction, overdrawn: Overdrawn) -> v1.CountStockResponse:
             levels = await transaction.lock_levels([(location_id, sku) for sku in skus], create=True)
-            if not transaction.covers({p: _missing(level, counted[p[1]]) for p, level in levels.items()}):
-                raise ClaimRefused  # stock moved since it was looked at: look and claim again
-            reference = request.reference_document
-            await transaction.post(
-                [m for p, level in levels.items() for m in _count_movements(p, level, counted[p[1]], reference, caller)]
+            results = await book_count(
+                transaction,
+                levels,
+                {p: counted[p[1]] for p in levels},
+                reference=request.reference_document,
+                caller=caller,
+                overdrawn=overdrawn,
             )
-            reserved = {p: levels[p] for p in levels if overdrawn.get(p)}
-            if reserved:
-                await shortfalls.mark_overdrawn(transaction, reserved)
-            results = []
-            for position, level in sorted(levels.items()):
-                broken = overdrawn.get(position, 0)
-                if promised := _taken(level, counted[position[1]])[1]:
-                    broken += await shortfalls.open_shortfalls(
-                        transaction,
-                        position,
-                        promised,
-                        cause=ShortfallCause.COUNT,
-                        reference=reference,
-                        actor=caller.actor,
-                    )
-                if broken:
-                    await record_shortage(transaction, position, broken, reference)
-                results.append(
-                    v1.CountResult(
-                        level=level_message(position, transaction.level(position)),
-                        expected_quantity=level.on_hand,
-                        variance_quantity=counted[position[1]] - level.on_hand,
-                        short_quantity=broken,
-                    )
-                )
-            await shortfalls.counted(transaction, levels)
-            await transaction.connection.execute(CLOSE_COUNT_TASKS, location_id, skus)
             return v1.CountStockResponse(results=results)
 
         return await self._decreases.fact(request, v1.CountStockResponse, takes, work)
@@ -229,48 +194,6 @@ class Stock:
             ],
             next_page_token=encode_token(request, UUID(str(last["count_task_id"]))) if last else "",
         )
-
-
-async def record_shortage(transaction: Transaction, position: Position, quantity: int, reference: str) -> None:
-    """Makes broken promises visible: units that a fact took although they were promised."""
-    await transaction.connection.execute(RECORD_SHORTAGE, new_id(), *position, quantity, reference)
-    data = {"location_id": position[0], "sku": position[1], "quantity": quantity, "reference_document": reference}
-    transaction.emit("onhand.stock.shortage.v1", f"location/{position[0]}/sku/{position[1]}", data, position[0])
-
-
-def level_message(position: Position, level: Level) -> v1.StockLevel:
-    """A level for the wire."""
-    return v1.StockLevel(
-        location_id=position[0],
-        sku=position[1],
-        available=level.available,
-        allocated=level.allocated,
-        damaged=level.damaged,
-        quarantine=level.quarantine,
-    )
-
-
-def _taken(level: Level, counted: int) -> list[int]:
-    """What a count takes from each of COUNTED_OFF."""
-    held = [level.held(bucket) for bucket in COUNTED_OFF]
-    return missing_by_count(on_hand=level.on_hand, counted=counted, held=held)
-
-
-def _missing(level: Level, counted: int) -> int:
-    """How many units a count takes from `available`: no more than are there."""
-    return _taken(level, counted)[0]
-
-
-def _count_movements(position: Position, level: Level, counted: int, reference: str, caller: Caller) -> list[Movement]:
-    """What a count books, but for units of orders: their shortfalls book those."""
-    if counted > level.on_hand:
-        found = counted - level.on_hand
-        return [Movement(*position, found, Bucket.ADJUSTMENT, Bucket.AVAILABLE, "COUNT", reference, actor=caller.actor)]
-    return [
-        Movement(*position, missing, bucket, Bucket.ADJUSTMENT, "COUNT", reference, actor=caller.actor)
-        for bucket, missing in zip(COUNTED_OFF, _taken(level, counted), strict=True)
-        if missing and bucket is not Bucket.ALLOCATED
-    ]
 
 
 def _takes(movement: Movement) -> Wants:

@@ -19,6 +19,7 @@ from onhand.ledger.payment_rules import PAYMENT_RULES
 from onhand.ledger.rule import Rule
 from onhand.ledger.shortfall_rules import SHORTFALL_RULES
 from onhand.ledger.stock_rules import STOCK_RULES
+from onhand.ledger.stock_work_rules import STOCK_WORK_RULES
 from onhand.postgres import Connection
 
 EVIDENCE_MAX = 20
@@ -28,7 +29,7 @@ CHECK_SECONDS_MAX = 600.0
 # Sorts and hashes of millions of rows stay in memory where they can; a scan may use a second core.
 WORK_MEMORY = "SET LOCAL work_mem = '128MB'"
 
-RULES: Sequence[Rule] = (*STOCK_RULES, *ORDER_RULES, *SHORTFALL_RULES, *PAYMENT_RULES)
+RULES: Sequence[Rule] = (*STOCK_RULES, *STOCK_WORK_RULES, *ORDER_RULES, *SHORTFALL_RULES, *PAYMENT_RULES)
 
 _EVIDENCE = """
 SELECT v.*, count(*) OVER () AS violations_in_all FROM ({query}) v ORDER BY 1, 2 LIMIT {limit}"""

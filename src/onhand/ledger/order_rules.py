@@ -300,19 +300,23 @@ CARTS = Rule(
 # The id is what comes first in the first field of each of these answers: tag 0x0a, length 0x24, the text of a UUID.
 EXACTLY_ONCE = Rule(
     "requests_once",
-    "Every recorded request has its answer, and every order, return, transfer and reservation was made by exactly one of them.",
+    "Every recorded request has its answer, and every order, return, transfer, advance notice, count and "
+    "reservation was made by exactly one of them.",
     """
     WITH answered AS (
         SELECT m.kind, encode(substring(r.response FROM position('\\x0a24'::bytea IN r.response) + 2 FOR 36), 'escape') AS id,
                count(*) AS requests
           FROM requests r JOIN (VALUES ('PlaceOrderRequest', 'order'), ('SellRequest', 'order'),
-               ('CreateReturnRequest', 'return'), ('DispatchTransferRequest', 'transfer'), ('ReserveRequest', 'reservation'))
+               ('CreateReturnRequest', 'return'), ('DispatchTransferRequest', 'transfer'), ('RequestTransferRequest', 'transfer'),
+               ('CreateAdvanceNoticeRequest', 'advance notice'), ('StartCountRequest', 'count'), ('ReserveRequest', 'reservation'))
                AS m (method, kind) USING (method)
          WHERE r.response IS NOT NULL GROUP BY 1, 2),
     made AS (
         SELECT 'order' AS kind, order_id::text AS id FROM orders
          UNION ALL SELECT 'return', return_id::text FROM returns
          UNION ALL SELECT 'transfer', transfer_id::text FROM transfers
+         UNION ALL SELECT 'advance notice', advance_notice_id::text FROM advance_notices
+         UNION ALL SELECT 'count', count_id::text FROM counts
          UNION ALL SELECT DISTINCT 'reservation', reservation_id::text FROM claims WHERE reservation_id IS NOT NULL)
     SELECT kind, id, made.id IS NOT NULL AS exists, coalesce(a.requests, 0) AS requests
       FROM made FULL JOIN answered a USING (kind, id) WHERE made.id IS NULL OR a.requests IS DISTINCT FROM 1

@@ -125,32 +125,6 @@ CLAIMS_USED_ONCE = Rule(
       FROM used u LEFT JOIN gone g USING (location_id, sku) WHERE u.units > coalesce(g.units, 0)""",
 )
 
-TRANSFERS = Rule(
-    "transfers",
-    "What a transfer dispatched left its origin, what it received came in at its destination, and it is done when all is there.",
-    """
-    WITH moved AS (
-        SELECT substr(reference_document, 10) AS transfer_id, sku,
-               coalesce(sum(quantity) FILTER (WHERE to_bucket = 'in_transit'), 0)::int8 AS units_out,
-               coalesce(sum(quantity) FILTER (WHERE from_bucket = 'in_transit'), 0)::int8 AS units_in,
-               min(location_id) FILTER (WHERE to_bucket = 'in_transit') AS origin_first,
-               max(location_id) FILTER (WHERE to_bucket = 'in_transit') AS origin_last,
-               min(location_id) FILTER (WHERE from_bucket = 'in_transit') AS destination_first,
-               max(location_id) FILTER (WHERE from_bucket = 'in_transit') AS destination_last
-          FROM stock_movements WHERE 'in_transit' IN (from_bucket, to_bucket) GROUP BY 1, 2),
-    line AS (
-        SELECT t.transfer_id::text AS transfer_id, l.sku, l.dispatched, l.received, t.from_location_id, t.to_location_id, t.state,
-               bool_and(l.received = l.dispatched) OVER (PARTITION BY t.transfer_id) AS is_all_there
-          FROM transfers t LEFT JOIN transfer_lines l USING (transfer_id))
-    SELECT transfer_id, sku, l.state, l.dispatched, m.units_out, l.received, m.units_in, l.from_location_id, m.origin_first,
-           l.to_location_id, m.destination_first
-      FROM line l FULL JOIN moved m USING (transfer_id, sku)
-     WHERE (l.dispatched, l.received) IS DISTINCT FROM (m.units_out, m.units_in)
-        OR (m.origin_first, m.origin_last) IS DISTINCT FROM (l.from_location_id, l.from_location_id)
-        OR coalesce(m.destination_first <> l.to_location_id OR m.destination_last <> l.to_location_id, false)
-        OR (l.state = 'RECEIVED') IS DISTINCT FROM l.is_all_there""",
-)
-
 DELTAS_CONTIGUOUS = Rule(
     "deltas_contiguous",
     "The increases of a location are numbered from 1 to its head without a gap.",
@@ -192,7 +166,8 @@ LOCATIONS_KNOWN_TO_GATE = Rule(
 
 DELETED_LOCATIONS_EMPTY = Rule(
     "deleted_locations_empty",
-    "A deleted location holds no stock, no active reservation, no open fulfillment order and no transfer under way.",
+    "A deleted location holds no stock, no active reservation, no open fulfillment order, and no transfer, advance notice or "
+    "count is open there.",
     """
     SELECT l.location_id, held.what, held.units
       FROM locations l CROSS JOIN LATERAL (
@@ -205,7 +180,13 @@ DELETED_LOCATIONS_EMPTY = Rule(
               AND f.state IN ('REQUESTED', 'ACCEPTED', 'PICKED', 'READY_FOR_PICKUP')
             UNION ALL
            SELECT 'transfers', count(*) FROM transfers t
-            WHERE t.state = 'IN_TRANSIT' AND l.location_id IN (t.from_location_id, t.to_location_id)) AS held
+            WHERE t.state IN ('REQUESTED', 'IN_TRANSIT') AND l.location_id IN (t.from_location_id, t.to_location_id)
+            UNION ALL
+           SELECT 'advance notices', count(*) FROM advance_notices n
+            WHERE n.location_id = l.location_id AND n.state IN ('EXPECTED', 'RECEIVING')
+            UNION ALL
+           SELECT 'counts', count(*) FROM counts c
+            WHERE c.location_id = l.location_id AND c.state IN ('COUNTING', 'REVIEW')) AS held
      WHERE l.deleted_time IS NOT NULL AND held.units <> 0""",
 )
 
@@ -246,7 +227,6 @@ STOCK_RULES = (
     CLAIMS_NOT_OVERDUE,
     RESERVATIONS_WHOLE,
     CLAIMS_USED_ONCE,
-    TRANSFERS,
     DELTAS_CONTIGUOUS,
     INCREASES_NUMBERED,
     LOCATIONS_KNOWN_TO_GATE,

@@ -243,6 +243,12 @@ class Transaction:
             self._settlement(location_id).give_back.append(claim_id)
 
     # ------------------------------------------------------------------------------------------------------- stock
+    @step("ledger.hold_location")
+    async def hold_location(self, location_id: str) -> None:
+        """Makes sure that a location is there until this transaction ends. Raises LocationNotFound."""
+        if location_id not in await self._share_epochs([location_id]):
+            raise LocationNotFound(location_id)
+
     @step("ledger.lock")
     async def lock_levels(self, positions: Iterable[Position], *, create: bool = False) -> dict[Position, Level]:
         """Locks stock levels, in order, and returns them. Absent ones are made if `create`, else they count as empty.
