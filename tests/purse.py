@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from onhand.payments import Payments
 from onhand.v1 import order_pb2 as orders
 from onhand.v1 import payment_pb2 as pb
@@ -17,7 +19,7 @@ def purse(shop: Shop) -> Payments:
     return found
 
 
-def tender(kind: str, amount: int, **fields: str) -> orders.Tender:
+def tender(kind: str, amount: int, **fields: Any) -> orders.Tender:
     """A tender in cents."""
     return orders.Tender(kind=orders.TenderKind.Value(f"TENDER_KIND_{kind}"), amount=dollars(amount), **fields)
 
@@ -75,3 +77,31 @@ def operations(payment: pb.Payment) -> list[tuple[str, str, int]]:
         )
         for o in payment.operations
     ]
+
+
+async def do_jobs(shop: Shop) -> None:
+    """All that are due, and those that wait for their next try, until none is left but what is held."""
+    while await shop.fetch("SELECT FROM pgqueuer WHERE status <> 'failed'"):
+        await shop.execute("UPDATE pgqueuer SET execute_after = now() - interval '1 hour'")
+        await shop.app.jobs.run_due()
+
+
+async def jobs(shop: Shop) -> list[tuple[str, str, int]]:
+    """(name, state, attempts) of what is in the queue."""
+    return [
+        tuple(row) for row in await shop.fetch("SELECT entrypoint, status::text, attempts FROM pgqueuer ORDER BY id")
+    ]  # type: ignore[misc]
+
+
+async def by_gateway(
+    shop: Shop,
+    *tenders: orders.Tender,
+    kind: orders.FulfillmentKind.ValueType = orders.FULFILLMENT_KIND_PICKUP,
+    quantity: int = 2,
+    capture_at: str = "ONCE",
+) -> orders.PlaceOrderRequest:
+    """An order of milk, by tenders, or by one card that a gateway charges."""
+    reservation_id = await shop.reserve({NORTH: {MILK: quantity}})
+    when = orders.CaptureAt.Value(f"CAPTURE_AT_{capture_at}")
+    wanted = tenders or [tender("CARD", quantity * 199, payment_method="pm_1", capture_at=when)]
+    return shop.place_request(reservation_id, {NORTH: kind}, quantity * 199, tenders=wanted)

@@ -396,9 +396,9 @@ def is_uuid(text: str) -> bool:
 
 
 @asynccontextmanager
-async def open_shop(dsn: str, redis_url: str) -> AsyncIterator[Shop]:
+async def open_shop(dsn: str, redis_url: str, providers: Any = None) -> AsyncIterator[Shop]:
     """A shop of one test, audited at its end."""
-    app = await App.open(dsn, redis_url)
+    app = await App.open(dsn, redis_url, providers)
     shop = Shop(app)
     try:
         await shop.open()

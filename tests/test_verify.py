@@ -664,6 +664,40 @@ DAMAGES = [
         {"order_id": "{cart}", "tender_number": 1, "fault": "no order"},
     ),
     Damage(
+        "tenders_belong",
+        [
+            """INSERT INTO payment_operations (operation_id, order_id, tender_number, kind, amount_minor, currency, reason_code,
+                                               reference_document)
+               VALUES (gen_random_uuid(), '{sold}', 7, 'CAPTURE', 1, 'USD', 'TEST', '')"""
+        ],
+        {"order_id": "{sold}", "tender_number": 7, "fault": "no tender"},
+        title="of an operation",
+    ),
+    Damage(
+        "checkouts_end",
+        [
+            """INSERT INTO checkouts (order_id, request_id, body_hash, request, reservation_id, state)
+               VALUES ('{cart}', 'checkout-1', '', '', '{held}', 'PLACED')"""
+        ],
+        {"order_id": "{cart}", "state": "PLACED", "is_order": False, "held_minor": 0},
+    ),
+    Damage(
+        "checkouts_end",
+        [
+            """INSERT INTO checkouts (order_id, request_id, body_hash, request, reservation_id, state, refusal)
+               VALUES ('{cart}', 'checkout-1', '', '', '{held}', 'REFUSED', 'CART_CHANGED')""",
+            """INSERT INTO tenders (order_id, tender_number, kind, amount_minor, provider, authorized_minor)
+               VALUES ('{cart}', 1, 'CARD', 5, 'STRIPE', 5)""",
+            """WITH operation AS (
+                   INSERT INTO payment_operations (operation_id, order_id, tender_number, kind, amount_minor, currency,
+                                                   reason_code, reference_document)
+                   VALUES (gen_random_uuid(), '{cart}', 1, 'AUTHORIZE', 5, 'USD', 'TEST', '') RETURNING operation_id)
+               INSERT INTO payment_outcomes (operation_id, outcome) SELECT operation_id, 'SUCCEEDED' FROM operation""",
+        ],
+        {"order_id": "{cart}", "state": "REFUSED", "is_order": False, "held_minor": 5},
+        title="money is set aside for nothing",
+    ),
+    Damage(
         "gift_card_balances",
         [
             """INSERT INTO gift_cards (gift_card_id, code_hash, last_characters, currency, balance_minor)

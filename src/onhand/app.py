@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -13,14 +15,20 @@ from onhand.carts import Carts
 from onhand.catalog import Catalog
 from onhand.clock import LedgerClock
 from onhand.domain.errors import GateUnavailable, LedgerUnavailable
+from onhand.domain.payment import Provider
 from onhand.edge.gateway import Gateway
 from onhand.edge.server import Server
 from onhand.inventory import Counts, Future, Locations, Notices, Promise, Stock, Transfers
+from onhand.jobs import Jobs
 from onhand.ledger.claims import Settlement
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.revision import check_revision
 from onhand.orders import Orders
+from onhand.orders.checkouts import Checkouts
 from onhand.payments import Payments
+from onhand.payments.providers import PaymentProvider
+from onhand.payments.settling import Settling
+from onhand.payments.webhooks import Webhooks
 from onhand.postgres import Database
 from onhand.redis import GateConnections
 from onhand.reservations.availability import Availability
@@ -34,7 +42,7 @@ from onhand.reservations.reconcile import Reconciler
 from onhand.reservations.relay import Relay
 from onhand.reservations.reserve import Reservations
 from onhand.reservations.sweep import Sweeper, repeat
-from onhand.settings import host_of
+from onhand.settings import host_of, stripe_account
 
 if TYPE_CHECKING:
     from onhand.edge.http import HttpServer
@@ -53,6 +61,8 @@ PATROL_SECONDS = 1.0
 """How often the next locations are looked at for orphans and increases not relayed."""
 RECONCILE_SECONDS = 1.0
 """How often the next locations are compared, gate and ledger."""
+JOBS_SECONDS = 1.0
+"""How often jobs that are due are looked for."""
 CLOCK_SECONDS = 60.0
 """How often the ledger is asked for its time."""
 
@@ -60,7 +70,12 @@ CLOCK_SECONDS = 60.0
 class App:
     """One server process: handlers, and the loops that close, relay and compare."""
 
-    def __init__(self, database: Database, connections: GateConnections) -> None:
+    def __init__(
+        self,
+        database: Database,
+        connections: GateConnections,
+        providers: Mapping[Provider, PaymentProvider] = MappingProxyType({}),
+    ) -> None:
         self.database = database
         self.connections = connections
         self.clock = LedgerClock()
@@ -77,6 +92,10 @@ class App:
         )
         self.availability = Availability(database, self.gate, self.rebuilder, self.policy)
         self.reconciler = Reconciler(database, self.gate, self.rebuilder)
+        self._providers = providers
+        self.jobs = Jobs(database)
+        self.settling = Settling(database, self.jobs, providers)
+        checkouts = Checkouts(self.ledger, self.settling, self.jobs)
         promise = Promise(self.ledger, self.availability, self.reservations)
         self.services: dict[str, tuple[object, ...]] = {
             "onhand.v1.InventoryService": (
@@ -90,8 +109,8 @@ class App:
             "onhand.v1.CountService": (Counts(self.ledger, self.decreases),),
             "onhand.v1.CatalogService": (Catalog(self.ledger),),
             "onhand.v1.CartService": (Carts(self.ledger),),
-            "onhand.v1.OrderService": (Orders(self.ledger, self.decreases),),
-            "onhand.v1.PaymentService": (Payments(self.ledger),),
+            "onhand.v1.OrderService": (Orders(self.ledger, self.decreases, checkouts),),
+            "onhand.v1.PaymentService": (Payments(self.ledger), Webhooks(self.ledger, providers)),
         }
         self._loops: list[asyncio.Task[None]] = []
 
@@ -99,9 +118,12 @@ class App:
         await self.relay.settle(settlements)
 
     @classmethod
-    async def open(cls, postgres_dsn: str, redis_url: str) -> App:
+    async def open(
+        cls, postgres_dsn: str, redis_url: str, providers: Mapping[Provider, PaymentProvider] | None = None
+    ) -> App:
         """Connects to both, waiting for what does not answer: LedgerUnavailable and GateUnavailable say where and what to do.
 
+        `providers`: gateways of payments; those that the environment names, if left out.
         Raises Unusable at once where waiting does not help.
         """
         connections = GateConnections(redis_url, LIBRARY)
@@ -111,7 +133,7 @@ class App:
             # Each of them anew: what answered a moment ago may be gone.
             await patiently(ledger, lambda: check_revision(database))
             await patiently(f"Redis/Valkey at {host_of(redis_url)}", connections.check)
-            app = cls(database, connections)
+            app = cls(database, connections, configured_providers(os.environ) if providers is None else providers)
             await patiently(ledger, app.prepare)
         except BaseException:
             await connections.close()
@@ -129,6 +151,7 @@ class App:
         return (
             ("expiring reservations", self.sweeper.expire, EXPIRE_SECONDS),
             ("patrol", self.sweeper.patrol, PATROL_SECONDS),
+            ("jobs", self.jobs.run_due, JOBS_SECONDS),
             ("reconciling", self.reconciler.step_in_turn, RECONCILE_SECONDS),
             ("setting the clock", lambda: self.clock.set_by(self.database), CLOCK_SECONDS),
         )
@@ -154,10 +177,22 @@ class App:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+        for provider in self._providers.values():
+            await provider.close()
         await self.rebuilder.close()
         await self.relay.close()
         await self.connections.close()
         await self.database.close()
+
+
+def configured_providers(environment: Mapping[str, str]) -> dict[Provider, PaymentProvider]:
+    """The gateways that the environment names."""
+    account = stripe_account(environment)
+    if account is None:
+        return {}
+    from onhand.payments.stripe import Stripe  # who does not use it does not load it
+
+    return {Provider.STRIPE: Stripe(account.key, url=account.url, webhook_secret=account.webhook_secret)}
 
 
 async def patiently(what: str, attempt: Callable[[], Awaitable[Opened]]) -> Opened:

@@ -1,6 +1,7 @@
 """What a command is pointed at, and what it says where that cannot be used."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -43,6 +44,23 @@ def read_dev_stack(folder: Path) -> DevAddresses:
         raise NoDevStackError(
             f"{path} is not what `onhand dev` writes: stop it, remove the file, start again."
         ) from error
+
+
+class StripeAccount(NamedTuple):
+    """How Stripe is reached: ONHAND_STRIPE_KEY, ONHAND_STRIPE_URL, ONHAND_STRIPE_WEBHOOK_SECRET."""
+
+    key: str
+    url: str
+    webhook_secret: str
+
+
+def stripe_account(environment: Mapping[str, str]) -> StripeAccount | None:
+    """The retailer's account; None where no key is given."""
+    key = environment.get("ONHAND_STRIPE_KEY", "")
+    if not key:
+        return None
+    url = environment.get("ONHAND_STRIPE_URL", "https://api.stripe.com")
+    return StripeAccount(key, url, environment.get("ONHAND_STRIPE_WEBHOOK_SECRET", ""))
 
 
 def host_of(dsn: str) -> str:

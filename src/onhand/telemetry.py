@@ -38,6 +38,7 @@ CLOSED_SECONDS = Histogram(
 DIFFERENCES = Counter("onhand_gate_differences", "Proved differences of gate and ledger, by what differed.", ("what",))
 ORPHANS_CLOSED = Counter("onhand_orphans_closed", "Claims without a row that were closed and given back.")
 EXPIRED = Counter("onhand_reservations_expired", "Claims of reservations that ran past their deadline.")
+JOBS_ENDED = Counter("onhand_jobs_ended", "Tries of jobs, by job and how they ended.", ("job", "outcome"))
 LOOP_ERRORS = Counter("onhand_loop_errors", "Failed steps of the loops behind the calls.", ("loop",))
 
 

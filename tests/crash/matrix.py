@@ -22,6 +22,8 @@ CALLER = Caller("tester", None)
 
 LATE_LOOPS = frozenset(("reconciling", "setting the clock"))
 LOAD = "gate.load"
+JOBS_IN_TURN_MAX = 8
+"""How many rounds of jobs follow what happened."""
 
 Call = Callable[[App], Awaitable[Any]]
 Prepare = Callable[[Stage, Shop], Awaitable[Message | None]]
@@ -40,6 +42,8 @@ class Scenario:
     """Gate functions that the first process does not reach."""
     refusal: str = ""
     """The reason that the call ends in, if it is to be refused."""
+    is_carried_on: bool = False
+    """Once it has begun, jobs bring it to its end."""
     is_tight: bool = False
     """Units that a first attempt took, and never used, are missed by a second until they are swept."""
 
@@ -117,6 +121,12 @@ async def recover(stage: Stage, server: Process) -> None:
     await _clean(server, loops)
     await stage.pass_hints()
     await _clean(server, loops)
+    for _ in range(JOBS_IN_TURN_MAX):  # one may ask for another
+        if not await stage.waiting_jobs():
+            return
+        await stage.pass_hints()
+        await _clean(server, loops)
+    raise AssertionError("jobs without an end")
 
 
 async def _clean(server: Process, work: Call) -> Outcome:
@@ -295,6 +305,8 @@ class _Run:
         await audit_quiet(stage)
         # Not where one attempt may have met what the other held; and a loop may have found nothing left to do.
         if not self.scenario.is_tight and self.request is not None:
+            if self.scenario.is_carried_on:
+                answered = await self._had_effect()
             await self._check_state(answered)
             await self._repeat(server, seen, answered)
             await recover(stage, server)
@@ -348,6 +360,8 @@ class _Run:
         server = victim if case.fault is Fault.CUT else await stage.process()
         if not case.is_repeated_first:
             await recover(stage, server)
+            if self.scenario.is_carried_on:
+                answered = await self._had_effect()
             await self._check_state(answered)
             await audit_quiet(stage)
             await self._repeat(server, seen, answered)

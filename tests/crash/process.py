@@ -14,9 +14,12 @@ from typing import Any
 from asyncpg.pool import PoolConnectionProxy
 from google.protobuf.message import Message
 
+from gateway import Gateway
 from onhand.app import App
 from onhand.crash import Step, under_way, watched
 from onhand.domain.errors import LedgerUnavailable, Refusal
+from onhand.domain.payment import Provider
+from onhand.payments.providers import OutcomeUnknown
 from onhand.postgres import Connection, Database, NotReached
 from onhand.redis import Command, GateConnections, Unreachable
 
@@ -70,11 +73,13 @@ class Outcome:
     is_dead: bool = False
 
 
+GATEWAY = Gateway()
+"""The gateway of all processes."""
 PROCESS: ContextVar[Process | None] = ContextVar("the process whose code this is", default=None)
 # A load of the gate goes on within a snapshot of the ledger: each side has its own step under way.
 _OUTER: dict[str, ContextVar[tuple[str, int]]] = {
     side: ContextVar(f"the step under way at the {side}, and the how-manieth of its name", default=("", 0))
-    for side in ("gate", "ledger")
+    for side in ("gate", "ledger", "provider")
 }
 
 
@@ -86,7 +91,7 @@ class Process:
     """One server process on connections of its own."""
 
     def __init__(self, database: Database, connections: GateConnections) -> None:
-        self.app = App(_Mortal(database, self), _Wire(connections, self))
+        self.app = App(_Mortal(database, self), _Wire(connections, self), {Provider.STRIPE: GATEWAY})
         self.lost: frozenset[str] = frozenset()
         """Gate functions whose calls do not get through."""
         self.target: Point | None = None
@@ -175,6 +180,8 @@ class Process:
             connection.terminate()
         elif passed.point.step.startswith("gate."):
             raise Unreachable("the connection is gone")
+        elif passed.point.step.startswith("provider."):
+            raise OutcomeUnknown("the connection is gone")
         else:
             raise (NotReached if passed.point.where == "before" else LedgerUnavailable)("the connection is gone")
 

@@ -15,7 +15,7 @@ import redis.asyncio
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from crash.process import Process
+from crash.process import GATEWAY, Process
 from onhand.ledger.invariants import RULES
 from onhand.postgres import Database, asyncpg_dsn
 from onhand.redis import GateConnections
@@ -112,12 +112,14 @@ class Stage:
         for table in self._tables:
             await self.keeper.execute(f"CREATE TABLE IF NOT EXISTS {name}.{table} (LIKE {table})")
         await self._copy("public", name)
+        GATEWAY.keep(name)
         keys = await self.redis.keys()
         self._kept[name] = {key: await self.redis.dump(key) for key in keys}
 
     async def set_back(self, name: str) -> None:
         """Makes everything as it was then."""
         await self._copy(name, "public")
+        GATEWAY.set_back(name)
         async with self.redis.pipeline(transaction=False) as pipeline:
             pipeline.flushall()
             for key, value in self._kept[name].items():
@@ -148,7 +150,10 @@ class Stage:
         await self.keeper.execute("UPDATE location_epochs SET epoch = epoch + 1 WHERE location_id = $1", location_id)
 
     async def pass_hints(self) -> None:
-        """So much time has passed that the sweeper looks at every claim that the gate holds."""
+        """So much time has passed that the sweeper looks at every claim that the gate holds, and every job is due."""
+        await self.keeper.execute(
+            "UPDATE pgqueuer SET heartbeat = now() - interval '1 hour', execute_after = now() - interval '1 hour'"
+        )
         for location_id in LOCATIONS:
             due = "oh:{" + location_id + "}:due"
             for claim_id in await self.redis.zrange(due, 0, -1):
@@ -160,7 +165,7 @@ class Stage:
         found: Counter[str] = Counter()
         for table, text in await self._rows.fetch():
             row = json.loads(text)
-            if table == "location_epochs":  # anybody may raise one
+            if table in ("location_epochs", "pgqueuer_log"):  # anybody may raise one; how often a job was tried
                 continue
             if (
                 table == "claims" and row["reservation_id"] is None
@@ -189,8 +194,14 @@ class Stage:
         return (tuple(rows), tuple(zip(keys, map(repr, hashes), strict=True)))
 
     async def violations(self) -> list[str]:
-        """Rows that break a rule of `onhand verify`."""
-        return [f"{rule}: {row}" for rule, row in await self._audit.fetch()]
+        """Rows that break a rule of `onhand verify`, and where the gateway did otherwise than the ledger says."""
+        broken = [f"{rule}: {row}" for rule, row in await self._audit.fetch()]
+        return broken + await GATEWAY.differences(self.keeper.fetch)
+
+    async def waiting_jobs(self) -> int:
+        """How many jobs are to be done, now or later."""
+        found: int = await self.keeper.fetchval("SELECT count(*) FROM pgqueuer")
+        return found
 
     async def answered(self, request_id: str) -> bytes | None:
         """The first answer of a request, if it had its effect."""

@@ -27,11 +27,12 @@ def scenario(
     lost: tuple[str, ...] = (),
     refusal: str = "",
     is_tight: bool = False,
+    is_carried_on: bool = False,
 ) -> Callable[[Prepare], Prepare]:
     """Makes a scenario of what leads up to it."""
 
     def add(prepare: Prepare) -> Prepare:
-        SCENARIOS.append(Scenario(workflow, how, prepare, work, frozenset(lost), refusal, is_tight))
+        SCENARIOS.append(Scenario(workflow, how, prepare, work, frozenset(lost), refusal, is_carried_on, is_tight))
         return prepare
 
     return add

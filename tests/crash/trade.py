@@ -387,3 +387,63 @@ async def _(stage: Stage, shop: Shop) -> Message:
             pb.ReturnedLine(line_number=1, quantity=1, disposition=pb.DISPOSITION_DAMAGED),
         ],
     )
+
+
+# ---------------------------------------------------------------------------------------------------------------- gateways
+async def paid_by_gateway(
+    shop: Shop, capture_at: str = "ONCE", kind: pb.FulfillmentKind.ValueType = pb.FULFILLMENT_KIND_PICKUP
+) -> pb.PlaceOrderRequest:
+    """Two units of milk and one of bread, by a card that a gateway charges, a gift card, and what somebody took."""
+    await issue(shop, GIFT_CARD, 1000)
+    reservation_id = await shop.reserve({NORTH: {MILK: 2, BREAD: 1}})
+    tenders = [
+        tender("CARD", 400, payment_method="pm_1", capture_at=pb.CaptureAt.Value(f"CAPTURE_AT_{capture_at}")),
+        tender("GIFT_CARD", 200, gift_card_code=GIFT_CARD),
+        tender("OTHER", 48),
+    ]
+    return shop.place_request(reservation_id, {NORTH: kind}, 648, tenders=tenders)
+
+
+@scenario("PlaceOrder", "paid by a gateway, a gift card and otherwise", is_carried_on=True)
+async def _(stage: Stage, shop: Shop) -> Message:
+    return await paid_by_gateway(shop)
+
+
+@scenario("CancelOrderLines", "of what a gateway authorized")
+async def _(stage: Stage, shop: Shop) -> Message:
+    order = (await shop.orders.place_order(await paid_by_gateway(shop, "FULFILLMENT"), CALLER)).order
+    lines = [pb.CancelLine(line_number=line.line_number, quantity=line.quantity) for line in order.lines]
+    return pb.CancelOrderLinesRequest(request_id=request_id(), order_id=order.order_id, lines=lines)
+
+
+@scenario("ShipFulfillmentOrder", "captured by a gateway when it leaves")
+async def _(stage: Stage, shop: Shop) -> Message:
+    request = await paid_by_gateway(shop, "FULFILLMENT", pb.FULFILLMENT_KIND_SHIP)
+    order = (await shop.orders.place_order(request, CALLER)).order
+    work = fulfillment_of(order, NORTH).fulfillment_order_id
+    await shop.accept(work)
+    await shop.pick(work)
+    return pb.ShipFulfillmentOrderRequest(
+        request_id=request_id(), fulfillment_order_id=work, carrier="UPS", tracking_reference="1Z999"
+    )
+
+
+@scenario("CreateReturn", "refunded by a gateway, behind a capture that is open")
+async def _(stage: Stage, shop: Shop) -> Message:
+    placed = await shop.orders.place_order(await paid_by_gateway(shop), CALLER)
+    (code,) = placed.pickup_codes
+    for step in (shop.accept, shop.pick, shop.mark_ready):
+        await step(code.fulfillment_order_id)
+    await shop.hand_over(code.fulfillment_order_id, code.pickup_code)
+    return pb.CreateReturnRequest(
+        request_id=request_id(),
+        order_id=placed.order.order_id,
+        location_id=SOUTH,
+        channel=types_pb2.CHANNEL_POS,
+        lines=[pb.ReturnedLine(line_number=1, quantity=2, disposition=pb.DISPOSITION_AVAILABLE)],
+    )
+
+
+@scenario("jobs", "a capture by a gateway", work=lambda app: app.jobs.run_due())
+async def _(stage: Stage, shop: Shop) -> None:
+    await shop.orders.place_order(await paid_by_gateway(shop), CALLER)

@@ -18,11 +18,13 @@ import redis
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.latlng_pb2 import LatLng
 
+from gateway import DECLINED_CARD, SIGNED, Gateway
 from ledger.plans import Plans, constants, empty_plans, is_part, looking
 from onhand.app import App
 from onhand.bench.growth.seed import seed
 from onhand.bench.growth.size import Size
 from onhand.domain.errors import Refusal
+from onhand.domain.payment import Provider
 from onhand.postgres import asyncpg_dsn
 from onhand.redis import Unreachable
 from onhand.v1 import cart_pb2, catalog_pb2, types_pb2
@@ -68,6 +70,8 @@ WIDE = {
     "FROM shortfalls JOIN fulfillment_orders USING": "orders that are short: all open shortfalls, which are few",
 }
 """Statements, or parts of them, that may read more than READ_MAX rows, and why."""
+GATEWAY = Gateway()
+"""Pays what cards pay."""
 COLD = {
     "ledger.invariants:_EVIDENCE": "verify reads everything",
     "ledger.revision:REVISION": "one row, at the start",
@@ -563,6 +567,41 @@ class Trade:
         ((order_id,),) = await self.app.database.pool.fetch("SELECT order_id::text FROM returns LIMIT 1")
         await self.call("ListPayments", money.ListPaymentsRequest(order_id=order_id))
         await self.gift_cards()
+        await self.gateways()
+
+    async def gateways(self) -> None:
+        """Orders that a gateway pays, or refuses to."""
+        for method in ("pm_1", DECLINED_CARD):
+            place = SIZE.location(3)
+            request = orders.PlaceOrderRequest(
+                request_id=request_id(),
+                reservation_id=await self.reserve(3),
+                currency_code="USD",
+                fulfillments=[orders.FulfillmentChoice(location_id=place, kind=orders.FULFILLMENT_KIND_PICKUP)],
+                tenders=[
+                    orders.Tender(
+                        kind=orders.TENDER_KIND_CARD,
+                        amount=dollars(200),
+                        payment_method=method,
+                        capture_at=orders.CAPTURE_AT_FULFILLMENT,
+                    )
+                ],
+            )
+            if method == DECLINED_CARD:
+                await self.refused("PlaceOrder", request)
+                continue
+            GATEWAY.faults = ["acts"]
+            await self.refused("PlaceOrder", request)
+            order = (await self.call("PlaceOrder", request)).order
+            hint = money.HandleWebhookRequest(
+                provider=money.PAYMENT_PROVIDER_STRIPE, body=f"{order.order_id}/1".encode(), signature=SIGNED
+            )
+            await self.call("HandleWebhook", hint)
+            cancelled = [orders.CancelLine(line_number=1, quantity=1)]
+            await self.call(
+                "CancelOrderLines", orders.CancelOrderLinesRequest(order_id=order.order_id, lines=cancelled)
+            )
+        await self.app.jobs.run_due()
 
     async def gift_cards(self) -> None:
         code, amount = "K7QF-3M9D-X2PA-88HT", dollars(500)
@@ -615,7 +654,7 @@ def lines(*skus: str) -> list[types_pb2.BasketLine]:
 async def trading(dsn: str, redis_url: str, plans: Plans) -> AsyncIterator[Trade]:
     """A server process whose connections are looked at, with a gate that has some locations."""
     with patch("asyncpg.create_pool", partial(asyncpg.create_pool, connection_class=looking(plans))):
-        app = await App.open(dsn, redis_url)
+        app = await App.open(dsn, redis_url, {Provider.STRIPE: GATEWAY})
     try:
         for n in range(SIZE.stocked_locations):
             await app.rebuilder.rebuild(SIZE.location(n))

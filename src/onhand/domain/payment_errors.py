@@ -84,7 +84,9 @@ class PaymentPending(Refusal):
     detail: str
     reason = "PAYMENT_PENDING"
     kind = Kind.UNAVAILABLE
-    message = "the payment of order {order_id} is not known yet ({detail}); repeat with the same request_id to learn what became of it"
+    message = (
+        "the payment of order {order_id} is not known yet ({detail}); repeat with the same request_id to learn of it"
+    )
 
 
 @dataclass(eq=False)

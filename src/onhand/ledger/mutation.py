@@ -60,16 +60,23 @@ class Ledger:
         return self.database.connection()
 
     async def mutate(
-        self, request: Mutation, response_type: type[Answer], work: Callable[[Transaction], Awaitable[Answer]]
+        self,
+        request: Mutation,
+        response_type: type[Answer],
+        work: Callable[[Transaction], Awaitable[Answer]],
+        *,
+        digest: bytes | None = None,
     ) -> Answer:
         """Runs `work` in a transaction that happens once for this request_id, and returns the first answer.
+
+        `digest`: the body_hash of the request as it came, where this one leaves something out.
 
         Raises RequestIdReused if the id came with another method or body; whatever `work` raises, after which nothing has
         happened; LedgerUnavailable, after which the outcome is unknown.
         """
         for attempt in range(TRANSACTION_ATTEMPTS_MAX):
             try:
-                response, settlements = await self._attempt(request, response_type, work)
+                response, settlements = await self._attempt(request, response_type, work, digest or body_hash(request))
                 break
             except RETRY_ERRORS as error:
                 if attempt == TRANSACTION_ATTEMPTS_MAX - 1:
@@ -89,9 +96,13 @@ class Ledger:
 
     @step("ledger.mutate", model=("cancel", "write"))
     async def _attempt(
-        self, request: Mutation, response_type: type[Answer], work: Callable[[Transaction], Awaitable[Answer]]
+        self,
+        request: Mutation,
+        response_type: type[Answer],
+        work: Callable[[Transaction], Awaitable[Answer]],
+        digest: bytes,
     ) -> tuple[Answer, Sequence[Settlement]]:
-        method, digest = type(request).__name__, body_hash(request)
+        method = type(request).__name__
         async with self.database.transaction() as connection:
             if await connection.fetchval(RECORD_REQUEST, request.request_id, method, digest):
                 transaction = Transaction(connection)

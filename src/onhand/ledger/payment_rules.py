@@ -57,12 +57,28 @@ CAPTURED = Rule(
 
 TENDERS_OF = Rule(
     "tenders_belong",
-    "Every tender is an order's, and every operation a tender's.",
+    "Every tender is an order's, or of a checkout that is no order yet or never; and every operation a tender's.",
     """
-    SELECT order_id, tender_number, 'no order' AS fault FROM tenders WHERE order_id NOT IN (SELECT order_id FROM orders)
+    SELECT order_id, tender_number, 'no order' AS fault FROM tenders t
+     WHERE NOT EXISTS (SELECT FROM orders o WHERE o.order_id = t.order_id)
+       AND NOT EXISTS (SELECT FROM checkouts c WHERE c.order_id = t.order_id AND c.state <> 'PLACED')
      UNION ALL
     SELECT order_id, tender_number, 'no tender' FROM payment_operations p
      WHERE NOT EXISTS (SELECT FROM tenders t WHERE (t.order_id, t.tender_number) = (p.order_id, p.tender_number))""",
+)
+
+CHECKOUTS = Rule(
+    "checkouts_end",
+    "A checkout that was placed is an order, any other is none; of one that was refused nothing is set aside or captured.",
+    """
+    SELECT c.order_id, c.state, o.order_id IS NOT NULL AS is_order, t.minor AS held_minor
+      FROM checkouts c LEFT JOIN orders o USING (order_id) LEFT JOIN LATERAL (
+           SELECT coalesce(sum(authorized_minor - voided_minor), 0)::int8 AS minor FROM tenders t
+            WHERE t.order_id = c.order_id AND NOT EXISTS (
+                  SELECT FROM payment_operations p LEFT JOIN payment_outcomes u USING (operation_id)
+                   WHERE p.order_id = t.order_id AND p.tender_number = t.tender_number AND p.kind = 'VOID'
+                     AND u.outcome IS DISTINCT FROM 'SUCCEEDED')) AS t ON true
+     WHERE (c.state = 'PLACED') <> (o.order_id IS NOT NULL) OR (c.state = 'REFUSED' AND t.minor <> 0)""",
 )
 
 GIFT_CARDS = Rule(
@@ -92,4 +108,4 @@ GIFT_CARDS_SPENT = Rule(
       FROM due d FULL JOIN moved m USING (operation_id, gift_card_id) WHERE d.minor IS DISTINCT FROM m.minor""",
 )
 
-PAYMENT_RULES = (PAYMENT_SUMS, MONEY_KEPT, CAPTURED, TENDERS_OF, GIFT_CARDS, GIFT_CARDS_SPENT)
+PAYMENT_RULES = (PAYMENT_SUMS, MONEY_KEPT, CAPTURED, TENDERS_OF, CHECKOUTS, GIFT_CARDS, GIFT_CARDS_SPENT)

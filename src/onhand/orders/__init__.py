@@ -6,6 +6,7 @@ from functools import partial
 
 from onhand.ledger.mutation import Ledger
 from onhand.orders import cancel, decide, fulfil, queries, reject, resource, returns, shortfalls
+from onhand.orders.checkouts import Checkouts
 from onhand.orders.placing import Placing
 from onhand.orders.selling import Selling
 from onhand.reservations.decrease import Decreases
@@ -14,8 +15,8 @@ from onhand.reservations.decrease import Decreases
 class Orders:
     """OrderService: a handler for each rpc, of its name."""
 
-    def __init__(self, ledger: Ledger, decreases: Decreases) -> None:
-        self.place_order = Placing(ledger).place_order
+    def __init__(self, ledger: Ledger, decreases: Decreases, checkouts: Checkouts) -> None:
+        self.place_order = Placing(ledger, checkouts).place_order
         self.sell = Selling(ledger, decreases).sell
         self.get_order = partial(queries.get_order, ledger)
         self.list_orders = partial(queries.list_orders, ledger)

@@ -17,6 +17,7 @@ from onhand.ledger import shortfalls
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.orders import store
+from onhand.orders.captures import capture_leaving
 from onhand.orders.queries import read_order
 from onhand.orders.store import Fulfillment, LockedOrder
 from onhand.orders.work import settle
@@ -84,6 +85,7 @@ async def _cancel(
         reference_document=order.document,
         actor=caller.actor,
     )
+    await capture_leaving(tx, order, (), caller.actor)  # of what is left, if nothing is to leave any more
     tx.emit(
         "onhand.order.lines_cancelled.v1",
         order.document,

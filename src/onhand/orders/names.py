@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from onhand.domain.errors import invalid
 from onhand.domain.order import FulfillmentKind, FulfillmentState, OrderState, RejectReason
+from onhand.domain.payment import CaptureAt
 from onhand.domain.shortage import ShortfallStep
 from onhand.domain.stock import Bucket
 from onhand.v1 import order_pb2 as pb
@@ -44,6 +45,11 @@ def shortfall_step(field: str, value: int) -> ShortfallStep:
 def tender_kind(field: str, value: int) -> str:
     """A kind of tender, as stored."""
     return _name(pb.TenderKind, "TENDER_KIND_", field, value)
+
+
+def capture_at(field: str, value: int) -> CaptureAt:
+    """The domain's moment."""
+    return _named(pb.CaptureAt, "CAPTURE_AT_", CaptureAt, field, value)
 
 
 def disposition(field: str, value: int) -> Bucket:

@@ -1,12 +1,12 @@
-"""How an order is paid: what a till took is recorded; a gift card is redeemed in the transaction of the order."""
+"""How an order is paid: what a till took is recorded, a gift card redeemed with the order; see `checkouts` for gateways."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from onhand.domain import money
 from onhand.domain.errors import CurrencyMismatch, TendersMismatch, invalid
-from onhand.domain.payment import Operation, Provider
+from onhand.domain.payment import CaptureAt, Operation, Provider
 from onhand.ledger.transaction import Transaction
 from onhand.orders import names
 from onhand.orders.store import NewOrder, NewTender
@@ -21,10 +21,24 @@ REASON = "ORDER_PAID"
 
 def is_recorded_only(given: Iterable[pb.Tender]) -> bool:
     """Whether all of it was paid elsewhere: such an order may go in a round."""
-    return not any(tender.gift_card_code for tender in given)
+    return not any(tender.gift_card_code or tender.payment_method for tender in given)
 
 
-def tenders(given: Sequence[pb.Tender], currency: str, total_minor: int) -> list[NewTender]:
+def is_paid_outside(given: Iterable[pb.Tender]) -> bool:
+    """Whether a gateway pays any of it."""
+    return any(tender.payment_method for tender in given)
+
+
+def gift_cards_of(given: Sequence[pb.Tender]) -> dict[int, bytes]:
+    """The hashes of the codes of gift cards, by the place of their tender. Raises `InvalidRequest`."""
+    return {
+        index: gift_cards.code_hash(f"tenders[{index}].gift_card_code", tender.gift_card_code)
+        for index, tender in enumerate(given)
+        if tender.gift_card_code
+    }
+
+
+def tenders(given: Sequence[pb.Tender], cards: Mapping[int, bytes], currency: str, total_minor: int) -> list[NewTender]:
     """Tenders that add up to a total. Raises `InvalidRequest`, `CurrencyMismatch`, `TendersMismatch`."""
     result = []
     for index, tender in enumerate(given):
@@ -35,16 +49,32 @@ def tenders(given: Sequence[pb.Tender], currency: str, total_minor: int) -> list
             raise invalid(f"{field}.amount", "must be more than 0")
         if tendered_currency != currency:
             raise CurrencyMismatch(currency, tendered_currency)
-        gift_card = None
-        if tender.gift_card_code:
-            if kind != "GIFT_CARD":
-                raise invalid(f"{field}.gift_card_code", "is of a tender of kind GIFT_CARD only")
-            gift_card = gift_cards.code_hash(f"{field}.gift_card_code", tender.gift_card_code)
-        result.append(NewTender(kind, amount_minor, tender.reference, gift_card))
+        if index in cards and kind != "GIFT_CARD":
+            raise invalid(f"{field}.gift_card_code", "is of a tender of kind GIFT_CARD only")
+        if tender.payment_method and kind != "CARD":
+            raise invalid(f"{field}.payment_method", "is of a tender of kind CARD only")
+        result.append(
+            NewTender(
+                kind,
+                amount_minor,
+                tender.reference,
+                cards.get(index),
+                payment_method=tender.payment_method,
+                capture_at=_capture_at(f"{field}.capture_at", tender),
+            )
+        )
     tendered_minor = money.checked(sum(tender.amount_minor for tender in result))
     if tendered_minor != total_minor:
         raise TendersMismatch(tendered_minor, total_minor, currency)
     return result
+
+
+def _capture_at(field: str, tender: pb.Tender) -> CaptureAt:
+    if not tender.capture_at:
+        return CaptureAt.ONCE
+    if not tender.payment_method:
+        raise invalid(field, "is of a tender with a payment_method only: any other is captured when it is recorded")
+    return names.capture_at(field, tender.capture_at)
 
 
 async def with_gift_cards(tx: Transaction, order: NewOrder) -> NewOrder:

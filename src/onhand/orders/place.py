@@ -1,7 +1,6 @@
 """PlaceOrder: a reservation becomes an order, in one ledger transaction: its own, or that of a round (`placing`).
 
-The payment saga will stand around `_place`: store the order PENDING and extend its reservation; authorize outside any
-transaction, with the order id as idempotency key; then this transaction. Until then the caller hands in what it authorized.
+Where a gateway pays, `checkouts` stands around `place`.
 """
 
 from __future__ import annotations
@@ -56,6 +55,7 @@ class Checkout:
     reservation_id: UUID
     cart_id: UUID | None
     choices: dict[str, FulfillmentKind]
+    gift_cards: Mapping[int, bytes]
 
 
 def checkout(request: pb.PlaceOrderRequest, caller: Caller) -> Checkout:
@@ -67,25 +67,27 @@ def checkout(request: pb.PlaceOrderRequest, caller: Caller) -> Checkout:
         raise invalid("currency_code", "must be given where there is no cart")
     if request.currency_code:
         money.exponent(request.currency_code)
-    return Checkout(request, caller.actor, reservation_id, cart_id, choices)
+    cards = payments.gift_cards_of(request.tenders)
+    return Checkout(request, caller.actor, reservation_id, cart_id, choices, cards)
 
 
 async def place_alone(ledger: Ledger, wanted: Checkout) -> pb.PlaceOrderResponse:
     """Places an order in a transaction of its own, and says why it is refused."""
 
     async def work(tx: Transaction) -> pb.PlaceOrderResponse:
-        return await _place(tx, wanted)
+        response, _ = await place(tx, wanted, new_id())
+        return response
 
     return await ledger.mutate(wanted.request, pb.PlaceOrderResponse, work)
 
 
-async def _place(tx: Transaction, wanted: Checkout) -> pb.PlaceOrderResponse:
-    order_id = new_id()
+async def place(tx: Transaction, wanted: Checkout, order_id: UUID) -> tuple[pb.PlaceOrderResponse, NewOrder]:
+    """Places an order, whatever a gateway pays of it authorized before; and says why it is refused."""
     claims = await tx.confirm_reservation(wanted.reservation_id, order_id)
     check_reservation(wanted, claims)
     if wanted.cart_id is None:
         cart = None
-        prices = await catalog.read_prices(tx.connection, wanted.request.currency_code, _reserved(claims))
+        prices = await catalog.read_prices(tx.connection, wanted.request.currency_code, reserved(claims))
     else:
         cart, prices = await carts.read_cart_for_order(tx.connection, wanted.cart_id), {}
     order, pickup_codes = new_order(wanted, order_id, claims, cart, prices)
@@ -101,15 +103,15 @@ async def _place(tx: Transaction, wanted: Checkout) -> pb.PlaceOrderResponse:
     placed = await read_order(tx.connection, order_id)
     # Last, for the levels of a hot sku are locked from here to the commit.
     await _allocate(tx, claims, f"order/{order_id}", wanted.actor)
-    return pb.PlaceOrderResponse(order=placed, pickup_codes=pickup_codes)
+    return pb.PlaceOrderResponse(order=placed, pickup_codes=pickup_codes), order
 
 
 def check_reservation(wanted: Checkout, claims: Sequence[ConfirmedClaim]) -> None:
     """Raises `FulfillmentChoiceMismatch`, `ReservationOfAnotherCustomer`."""
-    reserved = sorted(claim.location_id for claim in claims)
-    if reserved != sorted(wanted.choices):
+    places = sorted(claim.location_id for claim in claims)
+    if places != sorted(wanted.choices):
         raise FulfillmentChoiceMismatch(
-            str(wanted.reservation_id), ", ".join(reserved), ", ".join(sorted(wanted.choices))
+            str(wanted.reservation_id), ", ".join(places), ", ".join(sorted(wanted.choices))
         )
     if claims[0].customer_id and wanted.request.customer_id not in ("", claims[0].customer_id):
         raise ReservationOfAnotherCustomer(str(wanted.reservation_id))
@@ -126,24 +128,24 @@ def new_order(
 
     Raises `CartOfAnotherCustomer`, `CurrencyMismatch`, `CartChanged`, `PriceNotFound`, `TotalChanged`, `TendersMismatch`.
     """
-    request, reserved = wanted.request, _reserved(claims)
+    request, held = wanted.request, reserved(claims)
     customer_id = request.customer_id or claims[0].customer_id
     priced: Sequence[CartLine]
     if cart is None:
         currency = request.currency_code
-        priced = [CartLine(sku, quantity, prices.get(sku)) for sku, quantity in reserved.items()]
+        priced = [CartLine(sku, quantity, prices.get(sku)) for sku, quantity in held.items()]
     else:
         customer_id = customer_id or cart.customer_id
         if cart.customer_id not in ("", customer_id):
             raise CartOfAnotherCustomer(str(cart.cart_id))
         if request.currency_code not in ("", cart.currency):
             raise CurrencyMismatch(cart.currency, request.currency_code)
-        _check_cart(cart, reserved)
+        _check_cart(cart, held)
         currency, priced = cart.currency, cart.lines
     lines = [_line(number, line, currency) for number, line in enumerate(priced, start=1)]
     total_minor = money.checked(sum(line.total_minor for line in lines))
     _check_total(request, total_minor, currency)
-    tenders = payments.tenders(request.tenders, currency, total_minor)
+    tenders = payments.tenders(request.tenders, wanted.gift_cards, currency, total_minor)
     number_of = {line.sku: line.line_number for line in lines}
     pickup_codes: list[pb.PickupCode] = []
     order = NewOrder(
@@ -168,7 +170,8 @@ def new_order(
     return order, pickup_codes
 
 
-def _reserved(claims: Iterable[ConfirmedClaim]) -> dict[str, int]:
+def reserved(claims: Iterable[ConfirmedClaim]) -> dict[str, int]:
+    """The units that claims hold, by sku."""
     return dict(sum_lines(line for claim in claims for line in claim.lines))
 
 

@@ -23,7 +23,8 @@ from onhand.ledger.claims import ConfirmedClaim
 from onhand.ledger.mutation import Ledger
 from onhand.orders import together
 from onhand.orders.answers import fill_new_order
-from onhand.orders.payments import is_recorded_only
+from onhand.orders.checkouts import Checkouts
+from onhand.orders.payments import is_paid_outside, is_recorded_only
 from onhand.orders.place import REASON, Checkout, check_reservation, checkout, events_of, new_order, place_alone
 from onhand.orders.together import NotAsPlanned, Planned, Statement, Taking
 from onhand.postgres import to_json
@@ -58,8 +59,9 @@ WRITE = Statement(together.PLACE)
 class Placing:
     """The orders that a process places."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, checkouts: Checkouts) -> None:
         self._ledger = ledger
+        self._checkouts = checkouts
         self._rounds: Combiner[Checkout, pb.PlaceOrderResponse | None] = Combiner(
             "orders",
             self._round,
@@ -71,7 +73,12 @@ class Placing:
     async def place_order(self, request: pb.PlaceOrderRequest, caller: Caller) -> pb.PlaceOrderResponse:
         """OrderService.PlaceOrder."""
         wanted = checkout(request, caller)
-        placed = await self._rounds.submit(wanted) if is_recorded_only(request.tenders) else None
+        if is_recorded_only(request.tenders):
+            placed = await self._rounds.submit(wanted)
+        elif is_paid_outside(request.tenders):
+            return await self._checkouts.place(wanted)
+        else:
+            placed = None
         return placed if placed is not None else await place_alone(self._ledger, wanted)
 
     async def _round(self, wanted: Sequence[Checkout]) -> list[pb.PlaceOrderResponse | None]:

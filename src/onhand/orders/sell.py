@@ -54,6 +54,8 @@ class Till:
 def till(request: pb.SellRequest, caller: Caller) -> Till:
     """Raises `InvalidRequest`, `CurrencyUnknown`."""
     money.exponent(request.currency_code)
+    if payments.is_paid_outside(request.tenders):
+        raise invalid("tenders", "must not have a payment_method: what a till takes it has taken already")
     occurred = moment("occurred_time", request.occurred_time) if request.HasField("occurred_time") else None
     return Till(request, caller.actor, occurred)
 
@@ -110,7 +112,12 @@ def new_sale(wanted: Till, order_id: UUID, sold: Sequence[Sold], prices: Mapping
                 [(line.line_number, line.sku, line.quantity) for line in lines],
             )
         ],
-        tenders=payments.tenders(request.tenders, request.currency_code, sum(line.total_minor for line in lines)),
+        tenders=payments.tenders(
+            request.tenders,
+            payments.gift_cards_of(request.tenders),
+            request.currency_code,
+            sum(line.total_minor for line in lines),
+        ),
         actor=wanted.actor,
         placed_time=wanted.occurred,
     )

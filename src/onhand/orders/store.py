@@ -13,7 +13,7 @@ from uuid import UUID
 
 from onhand.crash import step
 from onhand.domain.order import FulfillmentKind, FulfillmentState, OrderState, RejectReason
-from onhand.domain.payment import Provider
+from onhand.domain.payment import CaptureAt, Provider
 from onhand.postgres import Connection
 
 # One statement, one round trip: an order with everything that belongs to it. Foreign keys are checked at its end.
@@ -42,7 +42,8 @@ INSERT INTO tenders (order_id, tender_number, kind, amount_minor, reference, pro
                      captured_minor)
 SELECT $1, t.tender_number, t.kind, t.amount_minor, t.reference, t.provider, t.gift_card_id, t.recorded_minor, t.recorded_minor
   FROM unnest($30::text[], $31::int8[], $32::text[], $33::text[], $34::uuid[], $35::int8[]) WITH ORDINALITY
-    AS t (kind, amount_minor, reference, provider, gift_card_id, recorded_minor, tender_number)"""
+    AS t (kind, amount_minor, reference, provider, gift_card_id, recorded_minor, tender_number)
+ WHERE NOT t.provider = ANY ($36)"""
 
 NOT_OFFERED = """
 SELECT c.location_id, c.kind
@@ -166,10 +167,14 @@ class NewTender(NamedTuple):
     reference: str
     gift_card: bytes | None = None
     gift_card_id: UUID | None = None
+    payment_method: str = ""
+    capture_at: CaptureAt = CaptureAt.ONCE
 
     @property
     def provider(self) -> Provider:
         """Who moves its money."""
+        if self.payment_method:
+            return Provider.STRIPE
         return Provider.TILL if self.gift_card is None else Provider.GIFT_CARD
 
 
@@ -253,6 +258,10 @@ class Line:
     returned_quantity: int
 
 
+# Their tenders are there before the order is: see onhand.orders.checkouts.
+_OUTSIDE = [provider.value for provider in Provider if provider.is_outside]
+
+
 async def insert_order(connection: Connection, order: NewOrder) -> None:
     """Writes an order whole. What is PICKED_UP from the start counts as fulfilled."""
     handed_over = {
@@ -299,6 +308,7 @@ async def insert_order(connection: Connection, order: NewOrder) -> None:
         [tender.provider.value for tender in order.tenders],
         [tender.gift_card_id for tender in order.tenders],
         [tender.amount_minor if tender.provider is Provider.TILL else 0 for tender in order.tenders],
+        _OUTSIDE,
     )
 
 

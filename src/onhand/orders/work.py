@@ -16,6 +16,7 @@ from onhand.ids import new_id
 from onhand.ledger import shortfalls
 from onhand.ledger.transaction import Transaction
 from onhand.orders import store
+from onhand.orders.captures import capture_leaving
 from onhand.orders.queries import read_fulfillment_order
 from onhand.orders.store import Fulfillment, LockedOrder, Part
 from onhand.v1 import order_pb2 as pb
@@ -216,6 +217,7 @@ async def _leave(tx: Transaction, work: Work, reason_code: str, caller: Caller) 
     """The units of a fulfillment order go to the customer."""
     order = work.order
     await store.add_fulfilled(tx.connection, order.order_id, work.units)
+    await capture_leaving(tx, order, work.units, caller.actor)
     await hold(tx, work, caller)
     await tx.post(
         [

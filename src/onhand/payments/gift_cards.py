@@ -118,7 +118,7 @@ async def top_up_gift_card(
         if card["currency"] != currency:
             raise CurrencyMismatch(card["currency"], currency)
         await _move(tx, [(card_id, new_id(), amount_minor)], "TOP_UP", request.reference_document, caller.actor)
-        row = await tx.connection.fetchrow(CARD, card_id)
+        row: Any = await tx.connection.fetchrow(CARD, card_id)
         money.checked(row["balance_minor"])
         _tell(tx, "topped_up", row, amount_minor, request.reference_document, caller)
         return pb.TopUpGiftCardResponse(gift_card=_message(row))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from onhand.domain.payment import plan_give_back
+from onhand.domain.payment import GiveBack, Operation, plan_give_back
 from onhand.ledger.transaction import Transaction
 from onhand.payments import gift_cards, store
+from onhand.payments.settling import settle_later
 
 
 async def give_back(
@@ -21,16 +22,14 @@ async def give_back(
 ) -> None:
     """Gives back to the tenders of a locked order, before any level is locked.
 
-    What a till or a gift card does is done with it.
+    What a till or a gift card does is done with it; what a gateway has to do, a job does.
     """
     if not amount_minor:
         return
     tenders = await store.lock_tenders(tx.connection, order_id)
     plan = plan_give_back((t.tendered for t in tenders.values()), amount_minor)
     operations = [
-        store.operation(
-            part.tender.tender_number, part.operation, part.amount_minor, is_done=not part.tender.provider.is_outside
-        )
+        store.operation(part.tender.tender_number, part.operation, part.amount_minor, is_done=not is_outside(part))
         for part in plan
     ]
     await gift_cards.refund(
@@ -52,3 +51,13 @@ async def give_back(
         reference_document=reference_document,
         actor=actor,
     )
+    for operation in operations:
+        if not operation.is_done:
+            await settle_later(tx.connection, operation.operation_id)
+
+
+def is_outside(part: GiveBack) -> bool:
+    """Whether a gateway has to be asked. Not to void a part of what it authorized: the last capture leaves that out."""
+    if not part.tender.provider.is_outside:
+        return False
+    return part.operation is Operation.REFUND or part.amount_minor == part.tender.uncaptured_minor

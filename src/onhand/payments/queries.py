@@ -18,7 +18,7 @@ from onhand.wire import money_to_wire, timestamp
 
 # The operations of a tender are what happened to one order: few.
 PAYMENTS = """
-SELECT t.order_id, t.tender_number, t.kind, t.reference, t.provider, t.gift_card_id, t.amount_minor,
+SELECT t.order_id, t.tender_number, t.kind, t.reference, t.provider, t.capture_at, t.gift_card_id, t.amount_minor,
        t.authorized_minor, t.captured_minor, t.voided_minor, t.refunded_minor, t.given_back_minor, t.is_declined, t.created_time,
        o.currency, (
     SELECT json_agg(json_build_object('operation_id', p.operation_id, 'kind', p.kind, 'amount_minor', p.amount_minor,
@@ -75,6 +75,7 @@ def payment_message(row: Any) -> pb.Payment:
         gift_card_id=str(row["gift_card_id"] or ""),
         operations=[_operation(value, currency) for value in row["operations"] or ()],
         created_time=timestamp(row["created_time"]),
+        capture_at=order_pb2.CaptureAt.Value(f"CAPTURE_AT_{row['capture_at']}"),
     )
 
 

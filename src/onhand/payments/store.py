@@ -18,6 +18,8 @@ LOCK_TENDERS = """
 SELECT tender_number, kind, provider, capture_at, gift_card_id, amount_minor, authorized_minor, captured_minor, voided_minor,
        refunded_minor, is_declined, given_back_minor
   FROM tenders WHERE order_id = $1 ORDER BY tender_number FOR UPDATE"""
+CURRENCY = "SELECT currency FROM payment_operations WHERE order_id = $1 LIMIT 1"
+WAITS_FOR_GOODS = "SELECT true FROM tenders WHERE order_id = $1 AND capture_at = 'FULFILLMENT' LIMIT 1"
 # A statement of its own, after the lock: what others ended while this one waited for it is seen.
 OPEN = """
 SELECT o.tender_number, o.kind, sum(o.amount_minor)::int8 AS amount_minor FROM payment_operations o

@@ -31,6 +31,7 @@ NEXT_STEPS = {
     "money_kept": _MONEY,
     "captured_is_refunded_or_kept": _MONEY,
     "tenders_belong": _RESTORE,
+    "checkouts_end": _MONEY,
     "gift_card_balances": _RESTORE,
     "gift_cards_spent_once": _RESTORE,
     "returned_units": _ORDER,

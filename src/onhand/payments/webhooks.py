@@ -1,0 +1,53 @@
+"""What gateways post. It says which payment to look at, and nothing of it is taken for what has happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from onhand.caller import Caller
+from onhand.crash import step
+from onhand.domain.errors import invalid
+from onhand.domain.payment import Provider
+from onhand.domain.payment_errors import ProviderNotConfigured
+from onhand.jobs import enqueue
+from onhand.ledger.mutation import Ledger
+from onhand.payments.providers import PaymentProvider
+from onhand.payments.settling import SETTLE
+from onhand.v1 import payment_pb2 as pb
+
+OPEN_OF_TENDER = """
+SELECT p.operation_id FROM payment_operations p
+ WHERE p.order_id = $1 AND p.tender_number = $2
+   AND NOT EXISTS (SELECT FROM payment_outcomes u WHERE u.operation_id = p.operation_id) ORDER BY p.operation_number"""
+
+
+class Webhooks:
+    """PaymentService.HandleWebhook."""
+
+    def __init__(self, ledger: Ledger, providers: Mapping[Provider, PaymentProvider]) -> None:
+        self._ledger = ledger
+        self._providers = providers
+
+    async def handle_webhook(self, request: pb.HandleWebhookRequest, caller: Caller) -> pb.HandleWebhookResponse:
+        """Has the open operations of the payment that it is about looked at now."""
+        name = pb.PaymentProvider.Name(request.provider) if request.provider in pb.PaymentProvider.values() else ""
+        try:
+            kind = Provider(name.removeprefix("PAYMENT_PROVIDER_"))
+        except ValueError:
+            raise invalid("provider", "must be a provider") from None
+        provider = self._providers.get(kind)
+        if provider is None:
+            raise ProviderNotConfigured(kind.value)
+        found = provider.read_webhook(request.body, request.signature)
+        return pb.HandleWebhookResponse(operations=await self._look_at(*found) if found else 0)
+
+    @step("ledger.hint")
+    async def _look_at(self, order_id: UUID, tender_number: int) -> int:
+        async with self._ledger.database.transaction() as connection:
+            rows = await connection.fetch(OPEN_OF_TENDER, order_id, tender_number)
+            for row in rows:
+                operation_id = str(row["operation_id"])
+                # Beside the job that waits for its next try, of which there is one.
+                await enqueue(connection, SETTLE, {"operation_id": operation_id}, key=f"{SETTLE}/hint/{operation_id}")
+        return len(rows)
