@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from crash.stage import Stage
 from crash.stock import scenario
+from gateway import SIGNED
 from onhand.v1 import cart_pb2, catalog_pb2, payment_pb2, types_pb2
 from onhand.v1 import order_pb2 as pb
 from purse import issue, tender
@@ -447,3 +448,14 @@ async def _(stage: Stage, shop: Shop) -> Message:
 @scenario("jobs", "a capture by a gateway", work=lambda app: app.jobs.run_due())
 async def _(stage: Stage, shop: Shop) -> None:
     await shop.orders.place_order(await paid_by_gateway(shop), CALLER)
+
+
+@scenario("HandleWebhook", "about a capture that is open")
+async def _(stage: Stage, shop: Shop) -> Message:
+    order = (await shop.orders.place_order(await paid_by_gateway(shop), CALLER)).order
+    return payment_pb2.HandleWebhookRequest(
+        request_id=request_id(),
+        provider=payment_pb2.PAYMENT_PROVIDER_STRIPE,
+        body=f"{order.order_id}/1".encode(),
+        signature=SIGNED,
+    )

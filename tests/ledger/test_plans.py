@@ -594,7 +594,10 @@ class Trade:
             await self.refused("PlaceOrder", request)
             order = (await self.call("PlaceOrder", request)).order
             hint = money.HandleWebhookRequest(
-                provider=money.PAYMENT_PROVIDER_STRIPE, body=f"{order.order_id}/1".encode(), signature=SIGNED
+                request_id=request_id(),
+                provider=money.PAYMENT_PROVIDER_STRIPE,
+                body=f"{order.order_id}/1".encode(),
+                signature=SIGNED,
             )
             await self.call("HandleWebhook", hint)
             cancelled = [orders.CancelLine(line_number=1, quantity=1)]

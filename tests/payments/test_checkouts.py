@@ -14,6 +14,7 @@ from onhand.jobs import ATTEMPTS_MAX
 from onhand.v1 import order_pb2 as orders
 from onhand.v1 import payment_pb2 as pb
 from purse import back, by_gateway, do_jobs, issue, jobs, operations, payments, sale, state, tender
+from shelf import request_id
 from shop import CALLER, MILK, NORTH, SOUTH, Shop, cents, fulfillment_of, told
 
 CODE = "K7QF-3M9D-X2PA-88HT"
@@ -29,7 +30,7 @@ async def webhook(shop: Shop, order_id: str, signature: str = SIGNED) -> int:
     """The gateway posts something about the first tender of an order."""
     (handler,) = (h for h in shop.handlers if hasattr(h, "handle_webhook"))
     request = pb.HandleWebhookRequest(
-        provider=pb.PAYMENT_PROVIDER_STRIPE, body=f"{order_id}/1".encode(), signature=signature
+        request_id=request_id(), provider=pb.PAYMENT_PROVIDER_STRIPE, body=f"{order_id}/1".encode(), signature=signature
     )
     return (await handler.handle_webhook(request, CALLER)).operations  # type: ignore[attr-defined, no-any-return]
 

@@ -7,6 +7,7 @@ import hmac
 import json
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -20,8 +21,9 @@ from onhand.ids import new_id
 from onhand.payments.providers import Asked, OutcomeUnknown, Said, ask
 from onhand.payments.stripe import Stripe
 from payments.stripe_server import API_KEY, StripeServer, stripe_server
-from purse import back, by_gateway, do_jobs, payments, state, tender
+from purse import back, by_gateway, do_jobs, jobs, payments, state, tender
 from shop import CALLER, NORTH, SOUTH, Shop, cents, fulfillment_of, told
+from web import second_edge
 
 SECRET = "whsec_local"
 ORDER = UUID("01a20200-0000-7000-8000-000000000001")
@@ -239,3 +241,18 @@ async def test_a_declined_card_is_told_with_its_reason(shop: Shop, server: Strip
     request = await by_gateway(shop, tender("CARD", 398, payment_method="pm_declined"))
     reason, values = await told(shop.orders.place_order(request, CALLER))
     assert (reason, values["detail"]) == ("PAYMENT_DECLINED", "insufficient_funds: Your card has insufficient funds.")
+
+
+async def test_stripe_may_post_straight_to_a_server(shop: Shop, server: StripeServer) -> None:
+    order = (await shop.orders.place_order(await by_gateway(shop), CALLER)).order
+    api: Any = SimpleNamespace(app=shop.app)
+    body = event(order_id=order.order_id, tender_number="1")
+    async with second_edge(api) as web:
+        for _ in range(2):  # as it was sent, and again
+            reply = await web.post("/webhooks/stripe", body, stripe_signature=signed(body, at=int(time.time()) - 1))
+            assert reply.status == 200
+        assert (await web.post("/webhooks/stripe", body, stripe_signature=signed(body, secret="forged"))).status == 400
+        assert (await web.send("GET", "/webhooks/stripe", {}, b"")).status == 404
+    assert [name for name, _, _ in await jobs(shop)].count("payment.settle") == 2  # its own, and one that looks now
+    await do_jobs(shop)
+    assert [state(p) for p in await payments(shop, order.order_id)] == ["CAPTURED"]

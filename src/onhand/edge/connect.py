@@ -7,6 +7,7 @@ and what browsers ask before a page of another origin may call.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Collection, Mapping
@@ -49,6 +50,7 @@ from onhand.edge.method import (
     Method,
     RefusedAtOnce,
 )
+from onhand.v1.payment_pb2 import PAYMENT_PROVIDER_STRIPE, HandleWebhookRequest
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,10 @@ PREFLIGHT_SECONDS = 7200
 REQUEST_HEADERS = f"content-type, content-encoding, connect-protocol-version, connect-timeout-ms, {ACTOR_KEY}"
 """Headers that a page of another origin may send."""
 HEALTH_PATH = "/healthz"
+WEBHOOK_CALL = "/onhand.v1.PaymentService/HandleWebhook"
+WEBHOOKS = {"/webhooks/stripe": (PAYMENT_PROVIDER_STRIPE, "stripe-signature")}
+"""Where providers of payments post, and the header that signs what they do."""
+WEBHOOK_ACTOR = "webhook"
 LATE_SECONDS = 0.1
 """How long after its deadline a request that does not come whole is given up at the latest."""
 NO_STORE = ("cache-control", "no-store")
@@ -136,6 +142,8 @@ class Connect:
     async def _answered(self, scope: Scope, protocol: HTTPProtocol) -> Answer:
         route = self._routes.get(scope.path)
         if route is None:
+            if scope.method == "POST" and scope.path in WEBHOOKS:
+                return await self._hooked(scope, protocol)
             return self._beside(scope)
         encoding: Encoding = PROTO
         try:
@@ -164,6 +172,19 @@ class Connect:
         if scope.method == "GET":
             answer = answer._replace(headers=[*answer.headers, NO_STORE])
         return answer
+
+    async def _hooked(self, scope: Scope, protocol: HTTPProtocol) -> Answer:
+        """What a provider of payments posts, as it posts it. A delivery is known by its signature, which no other has."""
+        provider, header = WEBHOOKS[scope.path]
+        try:
+            body, _ = await self._bodies.read(scope, protocol, None)
+        except Unreadable as wrong:
+            return PROTO.unreadable(wrong)
+        signature = scope.headers.get(header) or ""
+        request_id = f"webhook-{hashlib.sha256(signature.encode()).hexdigest()}"
+        request = HandleWebhookRequest(request_id=request_id, provider=provider, body=body, signature=signature)
+        encoded = request.SerializeToString()
+        return await _called(self._routes[WEBHOOK_CALL].method, PROTO, encoded, WEBHOOK_ACTOR, None)
 
     def _beside(self, scope: Scope) -> Answer:
         """What is asked for besides calls."""

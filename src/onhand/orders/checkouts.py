@@ -161,9 +161,7 @@ class Checkouts:
         async def work(tx: Transaction) -> pb.PlaceOrderResponse:
             if not await tx.connection.fetchval(END, order_id, "PLACED", ""):
                 raise PaymentPending(str(order_id), "the checkout was refused meanwhile")
-            response, order = await place.place(tx, wanted, order_id)
-            await _capture_at_once(tx, order)
-            return response
+            return await place.place(tx, wanted, order_id, _capture_at_once)
 
         return await self._ledger.mutate(wanted.request, pb.PlaceOrderResponse, work, digest=digest)
 

@@ -5,7 +5,7 @@ Where a gateway pays, `checkouts` stands around `place`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -75,14 +75,21 @@ async def place_alone(ledger: Ledger, wanted: Checkout) -> pb.PlaceOrderResponse
     """Places an order in a transaction of its own, and says why it is refused."""
 
     async def work(tx: Transaction) -> pb.PlaceOrderResponse:
-        response, _ = await place(tx, wanted, new_id())
-        return response
+        return await place(tx, wanted, new_id())
 
     return await ledger.mutate(wanted.request, pb.PlaceOrderResponse, work)
 
 
-async def place(tx: Transaction, wanted: Checkout, order_id: UUID) -> tuple[pb.PlaceOrderResponse, NewOrder]:
-    """Places an order, whatever a gateway pays of it authorized before; and says why it is refused."""
+async def place(
+    tx: Transaction,
+    wanted: Checkout,
+    order_id: UUID,
+    capture: Callable[[Transaction, NewOrder], Awaitable[None]] | None = None,
+) -> pb.PlaceOrderResponse:
+    """Places an order, whatever a gateway pays of it authorized before; and says why it is refused.
+
+    `capture` is called once it is written, before levels are locked.
+    """
     claims = await tx.confirm_reservation(wanted.reservation_id, order_id)
     check_reservation(wanted, claims)
     if wanted.cart_id is None:
@@ -96,6 +103,8 @@ async def place(tx: Transaction, wanted: Checkout, order_id: UUID) -> tuple[pb.P
     order = await payments.with_gift_cards(tx, order)
     await store.insert_order(tx.connection, order)
     await payments.redeem(tx, order)
+    if capture is not None:
+        await capture(tx, order)
     if wanted.cart_id is not None:
         await carts.mark_ordered(tx.connection, wanted.cart_id, order_id)
     for event in events_of(order):
@@ -103,7 +112,7 @@ async def place(tx: Transaction, wanted: Checkout, order_id: UUID) -> tuple[pb.P
     placed = await read_order(tx.connection, order_id)
     # Last, for the levels of a hot sku are locked from here to the commit.
     await _allocate(tx, claims, f"order/{order_id}", wanted.actor)
-    return pb.PlaceOrderResponse(order=placed, pickup_codes=pickup_codes), order
+    return pb.PlaceOrderResponse(order=placed, pickup_codes=pickup_codes)
 
 
 def check_reservation(wanted: Checkout, claims: Sequence[ConfirmedClaim]) -> None:

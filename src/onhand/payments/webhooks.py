@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from uuid import UUID
 
 from onhand.caller import Caller
-from onhand.crash import step
 from onhand.domain.errors import invalid
 from onhand.domain.payment import Provider
 from onhand.domain.payment_errors import ProviderNotConfigured
 from onhand.jobs import enqueue
 from onhand.ledger.mutation import Ledger
+from onhand.ledger.transaction import Transaction
 from onhand.payments.providers import PaymentProvider
 from onhand.payments.settling import SETTLE
 from onhand.v1 import payment_pb2 as pb
@@ -40,14 +40,17 @@ class Webhooks:
         if provider is None:
             raise ProviderNotConfigured(kind.value)
         found = provider.read_webhook(request.body, request.signature)
-        return pb.HandleWebhookResponse(operations=await self._look_at(*found) if found else 0)
 
-    @step("ledger.hint")
-    async def _look_at(self, order_id: UUID, tender_number: int) -> int:
-        async with self._ledger.database.transaction() as connection:
-            rows = await connection.fetch(OPEN_OF_TENDER, order_id, tender_number)
-            for row in rows:
-                operation_id = str(row["operation_id"])
-                # Beside the job that waits for its next try, of which there is one.
-                await enqueue(connection, SETTLE, {"operation_id": operation_id}, key=f"{SETTLE}/hint/{operation_id}")
-        return len(rows)
+        async def work(tx: Transaction) -> pb.HandleWebhookResponse:
+            return pb.HandleWebhookResponse(operations=await _look_at(tx, *found) if found else 0)
+
+        return await self._ledger.mutate(request, pb.HandleWebhookResponse, work)
+
+
+async def _look_at(tx: Transaction, order_id: UUID, tender_number: int) -> int:
+    rows = await tx.connection.fetch(OPEN_OF_TENDER, order_id, tender_number)
+    for row in rows:
+        operation_id = str(row["operation_id"])
+        # Beside the job that waits for its next try, of which there is one.
+        await enqueue(tx.connection, SETTLE, {"operation_id": operation_id}, key=f"{SETTLE}/hint/{operation_id}")
+    return len(rows)
