@@ -7,6 +7,7 @@ import hmac
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -96,6 +97,17 @@ async def test_the_operations_id_is_the_key_and_asking_again_acts_once(stripe: S
         assert await ask(stripe, further) == await ask(stripe, further)
     assert (server.intents["pi_1"]["amount_received"], len(server.refunds)) == (1000, 1)
     assert {r.key for r in server.received[:2]} == {str(asked.operation_id)}
+
+
+@pytest.mark.parametrize(("currency", "amount"), [("USD", "1000"), ("JPY", "1000"), ("ISK", "100000"), ("BHD", "1000")])
+async def test_an_amount_is_in_the_units_that_stripe_counts(
+    stripe: Stripe, server: StripeServer, currency: str, amount: str
+) -> None:
+    asked = replace(authorization(), currency=currency)
+    captured = replace(of(await stripe.authorize(asked), Operation.CAPTURE, 1000), currency=currency)
+    await stripe.capture(captured)
+    await stripe.refund(replace(captured, operation_id=new_id(), kind=Operation.REFUND))
+    assert [r.fields.get("amount") or r.fields["amount_to_capture"] for r in server.received] == [amount] * 3
 
 
 async def test_a_card_that_is_declined_is_a_no_with_its_reason(stripe: Stripe) -> None:

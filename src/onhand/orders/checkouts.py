@@ -89,8 +89,11 @@ class Checkouts:
 
     async def _finish(self, payload: Mapping[str, Any], attempts: int) -> None:
         """Brings a checkout that a crash or a silent provider left pending to its end."""
+        order_id = UUID(payload["order_id"])
+        if (await self._read(order_id))["state"] != "PENDING":
+            return
         try:
-            await self._carry_on(UUID(payload["order_id"]), is_repeat=True)
+            await self._carry_on(order_id, is_repeat=True)
         except Refusal as refusal:
             if isinstance(refusal, PaymentPending) or not is_certain(refusal):
                 raise NotYet(str(refusal)) from refusal
@@ -137,7 +140,8 @@ class Checkouts:
         if row["state"] == "PENDING":
             await self._pay(order_id, row["authorizations"], is_repeat=is_repeat)
         elif row["state"] == "REFUSED":
-            raise PaymentDeclined(str(order_id), 0, row["refusal"])
+            # By whoever else was at it. A repeat is judged anew, and told why.
+            raise PaymentPending(str(order_id), f"this attempt was refused meanwhile: {row['refusal']}")
         try:
             return await self._place(order_id, wanted, row["body_hash"])
         except Refusal as refusal:

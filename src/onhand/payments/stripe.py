@@ -18,6 +18,8 @@ ANSWER_SECONDS_MAX = 20.0
 WEBHOOK_AGE_SECONDS_MAX = 300
 """How old a webhook's signature may be: Stripe signs each delivery anew."""
 URL = "https://api.stripe.com"
+HUNDREDFOLD = frozenset({"ISK", "UGX"})
+"""Currencies without minor units of which Stripe counts hundredths all the same (docs.stripe.com/currencies, special cases)."""
 
 Answer = TypeVar("Answer")
 
@@ -41,7 +43,7 @@ class Stripe:
     async def authorize(self, asked: Asked) -> Said:
         """A PaymentIntent, confirmed at once, to be captured by hand."""
         params: Any = {
-            "amount": asked.amount_minor,
+            "amount": _amount(asked),
             "currency": asked.currency.lower(),
             "payment_method": asked.payment_method,
             "confirm": True,
@@ -58,7 +60,7 @@ class Stripe:
     async def capture(self, asked: Asked) -> Said:
         """Of its PaymentIntent; the last capture frees what is left."""
         params: Any = {
-            "amount_to_capture": asked.amount_minor,
+            "amount_to_capture": _amount(asked),
             "metadata": {_mark(asked): asked.kind.value},
         }
         if not asked.is_last:
@@ -77,7 +79,7 @@ class Stripe:
         """A refund of its PaymentIntent."""
         params: Any = {
             "payment_intent": asked.authorization,
-            "amount": asked.amount_minor,
+            "amount": _amount(asked),
             "metadata": _named(asked),
         }
         refund = await _said(self._client.v1.refunds.create_async(params, _key(asked)))
@@ -123,6 +125,11 @@ class Stripe:
             raise WebhookSignatureWrong("STRIPE") from error
         except (KeyError, ValueError, TypeError, AttributeError):
             return None
+
+
+def _amount(asked: Asked) -> int:
+    """In Stripe's units, which are ISO 4217's minor units but for two currencies."""
+    return asked.amount_minor * 100 if asked.currency in HUNDREDFOLD else asked.amount_minor
 
 
 def _key(asked: Asked) -> Any:
