@@ -35,7 +35,7 @@ class Gateway:
     def __init__(self) -> None:
         self.books = Books()
         self.faults: list[str] = []
-        """For the next questions: "silent" (it does nothing), "acts" (and does not say so); anything else is answered."""
+        """For the next questions: "silent" (it does nothing), "acts" (and does not say so), "no"; anything else is answered."""
         self.questions: list[tuple[str, Operation]] = []
         self._kept: dict[str, Books] = {}
 
@@ -78,6 +78,8 @@ class Gateway:
             raise OutcomeUnknown("no answer")
         before = self.books.asked.setdefault(asked.operation_id, asked)
         assert replace(before, is_last=asked.is_last) == asked, "one key for two things"
+        if fault == "no":
+            self.books.said[asked.operation_id] = Said(Outcome.DECLINED, "", "account_closed")
         if asked.operation_id not in self.books.said:
             self.books.said[asked.operation_id] = self._do(asked)
         if fault == "acts":
@@ -112,11 +114,13 @@ class Gateway:
     async def differences(self, fetch: Callable[[str], Any]) -> list[str]:
         """Where its books are not the ledger's."""
         rows = await fetch(
-            "SELECT order_id, tender_number, authorized_minor, captured_minor, voided_minor, refunded_minor, capture_at"
-            " FROM tenders WHERE provider = 'STRIPE'"
+            "SELECT order_id, tender_number, authorized_minor, captured_minor, voided_minor, refunded_minor - coalesce("
+            " (SELECT sum(p.amount_minor) FROM payment_operations p WHERE p.order_id = t.order_id"
+            " AND p.tender_number = t.tender_number AND p.kind = 'REFUND' AND p.reason_code = 'PAID_OUT_BY_HAND'), 0)::int8"
+            " FROM tenders t WHERE provider = 'STRIPE'"
         )
         found = []
-        for order_id, number, authorized, captured, voided, refunded, _ in rows:
+        for order_id, number, authorized, captured, voided, refunded in rows:
             payment = self.books.payments.get((UUID(str(order_id)), number), EMPTY)
             here = (authorized, captured, refunded)
             there = (payment.authorized_minor, payment.captured_minor, payment.refunded_minor)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from google.protobuf.message import Message
 
+from crash.process import GATEWAY
 from crash.stage import Stage
 from crash.stock import scenario
 from gateway import SIGNED
 from onhand.v1 import cart_pb2, catalog_pb2, payment_pb2, types_pb2
 from onhand.v1 import order_pb2 as pb
-from purse import issue, tender
+from purse import issue, payments, tender
 from shelf import dollars, request_id
 from shop import BREAD, CALLER, MILK, MILK_BARCODE, NORTH, SOUTH, Shop, card, fulfillment_of
 
@@ -458,4 +459,19 @@ async def _(stage: Stage, shop: Shop) -> Message:
         provider=payment_pb2.PAYMENT_PROVIDER_STRIPE,
         body=f"{order.order_id}/1".encode(),
         signature=SIGNED,
+    )
+
+
+@scenario("SettleRefund", "that a gateway declined, once more")
+async def _(stage: Stage, shop: Shop) -> Message:
+    placed = await shop.orders.place_order(await paid_by_gateway(shop), CALLER)
+    await shop.app.jobs.run_due()
+    await shop.cancel(placed.order.order_id, {1: 2, 2: 1})
+    GATEWAY.faults = ["no"]
+    await shop.app.jobs.run_due()
+    (declined,) = [o for p in await payments(shop, placed.order.order_id) for o in p.operations if o.detail]
+    return payment_pb2.SettleRefundRequest(
+        request_id=request_id(),
+        operation_id=declined.operation_id,
+        settlement=payment_pb2.REFUND_SETTLEMENT_RETRY,
     )

@@ -605,6 +605,13 @@ class Trade:
                 "CancelOrderLines", orders.CancelOrderLinesRequest(order_id=order.order_id, lines=cancelled)
             )
         await self.app.jobs.run_due()
+        (operation,) = await self.app.database.pool.fetchrow(
+            "SELECT operation_id::text FROM payment_operations LIMIT 1"
+        )
+        await self.refused(
+            "SettleRefund",
+            money.SettleRefundRequest(operation_id=operation, settlement=money.REFUND_SETTLEMENT_BY_HAND),
+        )
 
     async def gift_cards(self) -> None:
         code, amount = "K7QF-3M9D-X2PA-88HT", dollars(500)

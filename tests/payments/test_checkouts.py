@@ -13,7 +13,7 @@ from onhand.domain.stock import Level
 from onhand.jobs import ATTEMPTS_MAX
 from onhand.v1 import order_pb2 as orders
 from onhand.v1 import payment_pb2 as pb
-from purse import back, by_gateway, do_jobs, issue, jobs, operations, payments, sale, state, tender
+from purse import back, by_gateway, do_jobs, issue, jobs, operations, payments, purse, sale, state, tender
 from shelf import request_id
 from shop import CALLER, MILK, NORTH, SOUTH, Shop, cents, fulfillment_of, told
 
@@ -310,3 +310,68 @@ async def test_webhooks_may_come_early_late_twice_or_about_nothing(shop: Shop, g
 async def test_a_webhook_that_its_provider_did_not_sign_is_refused(shop: Shop) -> None:
     order = await place(shop, await by_gateway(shop))
     assert await told(webhook(shop, order.order_id, "forged")) == ("WEBHOOK_SIGNATURE_WRONG", {"provider": "STRIPE"})
+
+
+# ------------------------------------------------------------------------------------------------- what is declined to go back
+async def owed(shop: Shop, gateway: Gateway) -> pb.PaymentOperation:
+    """A refund of 199 that the gateway declined."""
+    order = await place(shop, await by_gateway(shop))
+    await do_jobs(shop)
+    await shop.cancel(order.order_id, {1: 1})
+    gateway.faults = ["no"]
+    await do_jobs(shop)
+    (payment,) = await payments(shop, order.order_id)
+    assert (cents(payment.owed), operations(payment)[-1]) == (199, ("REFUND", "DECLINED", 199))
+    assert payment.operations[-1].detail == "account_closed"
+    return payment.operations[-1]
+
+
+async def settled(shop: Shop, operation_id: str, how: str, id: str = "") -> pb.Payment:
+    """SettleRefund."""
+    request = pb.SettleRefundRequest(
+        request_id=id or request_id(),
+        operation_id=operation_id,
+        settlement=pb.RefundSettlement.Value(f"REFUND_SETTLEMENT_{how}"),
+        reference="receipt 7",
+    )
+    return (await purse(shop).settle_refund(request, CALLER)).payment
+
+
+async def test_what_was_declined_is_asked_for_once_more(shop: Shop, gateway: Gateway) -> None:
+    declined = await owed(shop, gateway)
+    payment = await settled(shop, declined.operation_id, "RETRY", "settlement-1")
+    assert await settled(shop, declined.operation_id, "RETRY", "settlement-1") == payment
+    await do_jobs(shop)
+    (payment,) = await payments(shop, payment.order_id)
+    assert (cents(payment.refunded), cents(payment.owed), payment.operations[-1].replaces) == (
+        199,
+        0,
+        declined.operation_id,
+    )
+
+
+async def test_what_was_declined_is_paid_out_by_hand_once(shop: Shop, gateway: Gateway) -> None:
+    declined = await owed(shop, gateway)
+    payment = await settled(shop, declined.operation_id, "BY_HAND")
+    assert (cents(payment.refunded), cents(payment.owed)) == (199, 0)
+    assert payment.operations[-1].provider_reference == "receipt 7"
+    assert (await told(settled(shop, declined.operation_id, "BY_HAND")))[0] == "OPERATION_NOT_DECLINED"
+    assert [p.refunded_minor for p in gateway.books.payments.values()] == [0]
+
+
+async def test_what_was_declined_twice_can_still_be_paid_out(shop: Shop, gateway: Gateway) -> None:
+    first = await owed(shop, gateway)
+    again = (await settled(shop, first.operation_id, "RETRY")).operations[-1]
+    gateway.faults = ["no"]
+    await do_jobs(shop)
+    assert (await told(settled(shop, first.operation_id, "BY_HAND")))[0] == "OPERATION_NOT_DECLINED"
+    assert cents((await settled(shop, again.operation_id, "BY_HAND")).owed) == 0
+
+
+async def test_only_what_was_declined_to_go_back_is_settled(shop: Shop, gateway: Gateway) -> None:
+    order = await place(shop, await by_gateway(shop))
+    (payment,) = await payments(shop, order.order_id)
+    for operation in payment.operations:
+        assert (await told(settled(shop, operation.operation_id, "BY_HAND")))[0] == "OPERATION_NOT_DECLINED"
+    missing = "00000000-0000-0000-0000-000000000000"
+    assert (await told(settled(shop, missing, "BY_HAND")))[0] == "OPERATION_NOT_FOUND"

@@ -117,3 +117,25 @@ class WebhookSignatureWrong(Refusal):
     reason = "WEBHOOK_SIGNATURE_WRONG"
     kind = Kind.INVALID
     message = "this is no webhook of {provider}: its signature is wrong or too old; compare the webhook secret"
+
+
+@dataclass(eq=False)
+class OperationNotFound(Refusal):
+    """No such operation of a payment."""
+
+    operation_id: str
+    reason = "OPERATION_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "there is no operation {operation_id}"
+
+
+@dataclass(eq=False)
+class OperationNotDeclined(Refusal):
+    """Only what a provider declined to give back can be given back otherwise, and once."""
+
+    operation_id: str
+    operation: str
+    state: str
+    reason = "OPERATION_NOT_DECLINED"
+    kind = Kind.PRECONDITION
+    message = "operation {operation_id}, a {operation}, is {state}: only a declined VOID or REFUND is given back otherwise, once"

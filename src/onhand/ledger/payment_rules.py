@@ -14,7 +14,7 @@ PAYMENT_SUMS = Rule(
                coalesce(sum(amount_minor) FILTER (WHERE kind = 'CAPTURE' AND outcome = 'SUCCEEDED'), 0)::int8 AS captured,
                coalesce(sum(amount_minor) FILTER (WHERE kind = 'VOID' AND outcome = 'SUCCEEDED'), 0)::int8 AS voided,
                coalesce(sum(amount_minor) FILTER (WHERE kind = 'REFUND' AND outcome = 'SUCCEEDED'), 0)::int8 AS refunded,
-               coalesce(sum(amount_minor) FILTER (WHERE kind IN ('VOID', 'REFUND')), 0)::int8 AS given_back,
+               coalesce(sum(amount_minor) FILTER (WHERE kind IN ('VOID', 'REFUND') AND replaces IS NULL), 0)::int8 AS given_back,
                coalesce(bool_or(kind = 'AUTHORIZE' AND outcome = 'DECLINED'), false) AS is_declined
           FROM payment_operations LEFT JOIN payment_outcomes USING (operation_id) GROUP BY 1, 2),
     due AS (
@@ -52,7 +52,8 @@ CAPTURED = Rule(
        AND NOT (t.capture_at = 'FULFILLMENT' AND o.state = 'OPEN')
        AND NOT EXISTS (
            SELECT FROM payment_operations p LEFT JOIN payment_outcomes u USING (operation_id)
-            WHERE p.order_id = t.order_id AND p.tender_number = t.tender_number AND u.outcome IS DISTINCT FROM 'SUCCEEDED')""",
+            WHERE p.order_id = t.order_id AND p.tender_number = t.tender_number AND u.outcome IS DISTINCT FROM 'SUCCEEDED'
+              AND NOT EXISTS (SELECT FROM payment_operations r WHERE r.replaces = p.operation_id))""",
 )
 
 TENDERS_OF = Rule(

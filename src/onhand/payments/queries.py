@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from onhand.caller import Caller
 from onhand.domain.errors import OrderNotFound
@@ -12,6 +13,7 @@ from onhand.ids import parse_id
 from onhand.ledger.mutation import Ledger
 from onhand.paging import decode_token, encode_token, fill, page_size
 from onhand.payments.store import payment_of
+from onhand.postgres import Connection
 from onhand.v1 import order_pb2
 from onhand.v1 import payment_pb2 as pb
 from onhand.wire import money_to_wire, timestamp
@@ -24,7 +26,8 @@ SELECT t.order_id, t.tender_number, t.kind, t.reference, t.provider, t.capture_a
     SELECT json_agg(json_build_object('operation_id', p.operation_id, 'kind', p.kind, 'amount_minor', p.amount_minor,
                'reason_code', p.reason_code, 'reference_document', p.reference_document, 'actor', p.actor,
                'created_time', p.created_time, 'outcome', u.outcome, 'provider_reference', u.provider_reference,
-               'detail', u.detail, 'ended_time', u.ended_time) ORDER BY p.operation_number)
+               'detail', u.detail, 'ended_time', u.ended_time,
+               'replaces', p.replaces) ORDER BY p.operation_number)
       FROM payment_operations p LEFT JOIN payment_outcomes u USING (operation_id)
      WHERE p.order_id = t.order_id AND p.tender_number = t.tender_number) AS operations
   FROM tenders t JOIN orders o USING (order_id)
@@ -36,10 +39,15 @@ async def get_payment(ledger: Ledger, request: pb.GetPaymentRequest, caller: Cal
     """PaymentService.GetPayment."""
     order_id = parse_id("order_id", request.order_id)
     async with ledger.read() as connection:
-        rows = await connection.fetch(PAYMENTS, order_id, request.tender_number - 1, 1)
-    if not rows or rows[0]["tender_number"] != request.tender_number:
-        raise PaymentNotFound(str(order_id), request.tender_number)
-    return pb.GetPaymentResponse(payment=payment_message(rows[0]))
+        return pb.GetPaymentResponse(payment=await read_payment(connection, order_id, request.tender_number))
+
+
+async def read_payment(connection: Connection, order_id: UUID, tender_number: int) -> pb.Payment:
+    """A payment. Raises PaymentNotFound."""
+    rows = await connection.fetch(PAYMENTS, order_id, tender_number - 1, 1)
+    if not rows or rows[0]["tender_number"] != tender_number:
+        raise PaymentNotFound(str(order_id), tender_number)
+    return payment_message(rows[0])
 
 
 async def list_payments(ledger: Ledger, request: pb.ListPaymentsRequest, caller: Caller) -> pb.ListPaymentsResponse:
@@ -90,6 +98,7 @@ def _operation(value: dict[str, Any], currency: str) -> pb.PaymentOperation:
         actor=value["actor"],
         provider_reference=value["provider_reference"] or "",
         detail=value["detail"] or "",
+        replaces=value["replaces"] or "",
         created_time=timestamp(datetime.fromisoformat(value["created_time"])),
     )
     if value["ended_time"]:

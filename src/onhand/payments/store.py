@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from onhand.domain.payment import CaptureAt, Operation, Outcome, Payment, Provider, Tendered
+from onhand.domain.payment import CaptureAt, Operation, Payment, Provider, Tendered
 from onhand.ids import new_id
 from onhand.postgres import Connection
 
@@ -27,21 +27,23 @@ SELECT o.tender_number, o.kind, sum(o.amount_minor)::int8 AS amount_minor FROM p
 # Operations, the outcomes of those that have one, and the sums of their tenders, which constraints keep within each other.
 BOOK = """
 WITH asked AS (
-    SELECT * FROM unnest($2::uuid[], $3::int[], $4::text[], $5::int8[], $9::bool[]) WITH ORDINALITY
-        AS o (operation_id, tender_number, kind, amount_minor, is_done, place)),
+    SELECT * FROM unnest($2::uuid[], $3::int[], $4::text[], $5::int8[], $9::bool[], $11::uuid[], $12::text[]) WITH ORDINALITY
+        AS o (operation_id, tender_number, kind, amount_minor, is_done, replaces, reference, place)),
 operation AS (
     INSERT INTO payment_operations (operation_id, order_id, tender_number, kind, amount_minor, currency, reason_code,
-                                    reference_document, actor)
-    SELECT operation_id, $1, tender_number, kind, amount_minor, $6, $7, $8, $10 FROM asked
+                                    reference_document, actor, replaces)
+    SELECT operation_id, $1, tender_number, kind, amount_minor, $6, $7, $8, $10, replaces FROM asked
      ORDER BY place),
 outcome AS (
-    INSERT INTO payment_outcomes (operation_id, outcome) SELECT operation_id, 'SUCCEEDED' FROM asked WHERE is_done),
+    INSERT INTO payment_outcomes (operation_id, outcome, provider_reference)
+    SELECT operation_id, 'SUCCEEDED', reference FROM asked WHERE is_done),
 sums AS (
     SELECT tender_number, coalesce(sum(amount_minor) FILTER (WHERE kind = 'AUTHORIZE' AND is_done), 0)::int8 AS authorized,
            coalesce(sum(amount_minor) FILTER (WHERE kind = 'CAPTURE' AND is_done), 0)::int8 AS captured,
            coalesce(sum(amount_minor) FILTER (WHERE kind = 'VOID' AND is_done), 0)::int8 AS voided,
            coalesce(sum(amount_minor) FILTER (WHERE kind = 'REFUND' AND is_done), 0)::int8 AS refunded,
-           coalesce(sum(amount_minor) FILTER (WHERE kind IN ('VOID', 'REFUND')), 0)::int8 AS given_back
+           coalesce(sum(amount_minor) FILTER (WHERE kind IN ('VOID', 'REFUND') AND replaces IS NULL), 0)::int8
+               AS given_back
       FROM asked GROUP BY 1)
 UPDATE tenders t
    SET authorized_minor = t.authorized_minor + s.authorized, captured_minor = t.captured_minor + s.captured,
@@ -68,11 +70,21 @@ class NewOperation:
     amount_minor: int
     is_done: bool
     operation_id: UUID
+    replaces: UUID | None = None
+    reference: str = ""
 
 
-def operation(tender_number: int, kind: Operation, amount_minor: int, *, is_done: bool) -> NewOperation:
-    """A new one."""
-    return NewOperation(tender_number, kind, amount_minor, is_done, new_id())
+def operation(
+    tender_number: int,
+    kind: Operation,
+    amount_minor: int,
+    *,
+    is_done: bool,
+    replaces: UUID | None = None,
+    reference: str = "",
+) -> NewOperation:
+    """A new one. `reference`: what is written on the receipt of one that was done by hand."""
+    return NewOperation(tender_number, kind, amount_minor, is_done, new_id(), replaces, reference)
 
 
 async def lock_tenders(connection: Connection, order_id: UUID) -> dict[int, LockedTender]:
@@ -135,9 +147,6 @@ async def book(
         reference_document,
         [o.is_done for o in operations],
         actor,
+        [o.replaces for o in operations],
+        [o.reference for o in operations],
     )
-
-
-def outcome(text: str | None) -> Outcome | None:
-    """What a row says; None while it is open."""
-    return None if text is None else Outcome(text)

@@ -67,7 +67,10 @@ CREATE TABLE payment_operations (
     reason_code        text NOT NULL,
     reference_document text NOT NULL,
     actor              text NOT NULL DEFAULT '',
+    -- One that gave nothing back because the provider said no: this one does it instead, once.
+    replaces           uuid UNIQUE REFERENCES payment_operations,
     created_time       timestamptz NOT NULL DEFAULT now(),
+    CHECK (replaces IS NULL OR kind IN ('VOID', 'REFUND')),
     FOREIGN KEY (order_id, tender_number) REFERENCES tenders
 );
 CREATE INDEX payment_operations_tender ON payment_operations (order_id, tender_number, operation_number);
