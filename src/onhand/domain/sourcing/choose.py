@@ -1,0 +1,287 @@
+"""One rule's choice: objectives in order become one number a plan, and the search's numbers become scores and reasons again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from onhand.domain.sourcing.assign import Problem
+from onhand.domain.sourcing.parts import UNKNOWN_METRES, Considered, Costs, Line, Objective, Place, Score, Split, Why
+from onhand.domain.sourcing.search import Found, search
+
+UNSOURCED = "unsourced"
+"""The score that comes before all objectives: units that nobody brings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A place that passed a rule's filters. `has`: what it may give of each line. `ready_minutes`: until it is ready."""
+
+    place: Place
+    has: tuple[int, ...]
+    ready_minutes: int
+    is_opened: bool = False
+    """It brings something already, by a rule before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What one rule is to choose for."""
+
+    rule: str
+    lines: Sequence[Line]
+    objectives: Sequence[Objective]
+    split: Split
+    parcels_max: int
+    costs: Mapping[str, Costs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """`takes`: units by line, by candidate."""
+
+    takes: dict[int, list[int]]
+    scores: Sequence[Score]
+    is_proven_optimal: bool
+    looks: int
+    considered: Sequence[Considered]
+
+
+def choose(wanted: Wanted, candidates: Sequence[Candidate]) -> Choice:
+    """The best plan by the objectives, in their order."""
+    if Objective.SOONEST_READY not in wanted.objectives:
+        chosen = _Numbers(wanted, candidates, wanted.objectives).solve()
+        return chosen.choice(None)
+    # How late the last parcel is, is no sum. The earliest time by which what comes before it is still as good as it gets:
+    # then only places that are ready by then count, and it decides no more.
+    at = wanted.objectives.index(Objective.SOONEST_READY)
+    before, after = wanted.objectives[:at], wanted.objectives[at + 1 :]
+    first = _Numbers(wanted, candidates, before).solve()
+    minutes, is_proven = _soonest(wanted, candidates, before, first)
+    in_time = [n for n, each in enumerate(candidates) if each.ready_minutes <= minutes]
+    rest = _Numbers(wanted, [candidates[n] for n in in_time], (*before, *after)).solve()
+    return rest.choice(_Ready(candidates, in_time, len(before), minutes, is_proven))
+
+
+def _soonest(
+    wanted: Wanted, candidates: Sequence[Candidate], before: Sequence[Objective], first: _Solved
+) -> tuple[int, bool]:
+    """The minutes within which a plan is still as good by what comes before, and whether no fewer would do."""
+    most = max((candidates[n].ready_minutes for n in first.found.takes), default=0)
+    # Whatever line the best plan brings, somebody who has it must be ready.
+    brought = [n for n in range(len(wanted.lines)) if any(taken[n] for taken in first.found.takes.values())]
+    least = max((min(each.ready_minutes for each in candidates if each.has[n]) for n in brought), default=0)
+    times = sorted({each.ready_minutes for each in candidates if least <= each.ready_minutes <= most})
+    low, high, is_proven = 0, len(times) - 1, first.is_proven
+    probe = 0  # the least is mostly right
+    while low < high:
+        within = [each for each in candidates if each.ready_minutes <= times[probe]]
+        solved = _Numbers(wanted, within, before).solve()
+        if solved.values == first.values:
+            high = probe
+        else:
+            low = probe + 1
+            is_proven = is_proven and solved.is_proven
+        probe = (low + high) // 2
+    return (times[low] if times else 0), is_proven
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What was settled about times before the rest was solved."""
+
+    candidates: Sequence[Candidate]
+    in_time: Sequence[int]
+    position: int
+    minutes: int
+    is_proven: bool
+
+
+class _Numbers:
+    """Objectives as one whole number: each weighs more than all that come after it together."""
+
+    def __init__(self, wanted: Wanted, candidates: Sequence[Candidate], objectives: Sequence[Objective]) -> None:
+        self.wanted, self.candidates, self.objectives = wanted, candidates, objectives
+        splits_units = wanted.split is Split.UNITS
+        wants = [line.quantity for line in wanted.lines]
+        if splits_units:
+            self.stock = [tuple(map(min, each.has, wants)) for each in candidates]
+        else:
+            self.stock = [tuple(map(_whole, each.has, wants)) for each in candidates]
+        # What nobody could bring is no question for the search.
+        there = [sum(column) for column in zip(*self.stock, strict=True)] or [0] * len(wants)
+        self.needs = list(map(min, there, wants))
+        self.missing = sum(wants) - sum(self.needs)
+        openings = [self._openings(objective) for objective in objectives]
+        units = [self._units(objective) for objective in objectives]
+        self.weights = [1] * len(objectives)
+        weight = 1
+        for n in range(len(objectives) - 1, -1, -1):
+            self.weights[n] = weight
+            of_units = units[n]
+            most = sum(openings[n])
+            if of_units is not None:
+                most += sum(need * max((row[k] for row in of_units), default=0) for k, need in enumerate(self.needs))
+            weight *= most + 1
+        self.short = weight
+        self.opening = [sum(map(int.__mul__, self.weights, costs)) for costs in zip(*openings, strict=True)] or [
+            0
+        ] * len(candidates)
+        self.per_unit = self._summed(units)
+
+    def _summed(self, units: Sequence[list[list[int]] | None]) -> list[list[int]] | None:
+        weighted = [(weight, rows) for weight, rows in zip(self.weights, units, strict=True) if rows is not None]
+        if not weighted:
+            return None
+        if len(weighted) == 1:
+            ((weight, rows),) = weighted
+            return [[weight * each for each in row] for row in rows]
+        return [
+            [sum(weight * rows[at][n] for weight, rows in weighted) for n in range(len(self.needs))]
+            for at in range(len(self.candidates))
+        ]
+
+    def _openings(self, objective: Objective) -> list[int]:
+        """What it costs by an objective to use each place at all. Nothing where a parcel comes from there already."""
+        return [0 if each.is_opened else self._opening(objective, each.place) for each in self.candidates]
+
+    def _opening(self, objective: Objective, place: Place) -> int:
+        metres = UNKNOWN_METRES if place.distance_metres is None else place.distance_metres
+        match objective:
+            case Objective.FEWEST_PARCELS:
+                return 1
+            case Objective.NEAREST:
+                return metres
+            case Objective.CHEAPEST:
+                costs = self.wanted.costs.get(place.kind, NO_COSTS)
+                return 1000 * costs.parcel_minor + costs.kilometre_minor * metres
+            case _:
+                return 0
+
+    def _units(self, objective: Objective) -> list[list[int]] | None:
+        """What each unit costs by an objective; None: nothing."""
+        if objective is Objective.CHEAPEST:
+            grams = [line.grams for line in self.wanted.lines]
+            by_kind = {}
+            for kind in {each.place.kind for each in self.candidates}:
+                costs = self.wanted.costs.get(kind, NO_COSTS)
+                by_kind[kind] = [1000 * costs.unit_minor + costs.kilogram_minor * each for each in grams]
+            # What a unit costs from everywhere alike decides nothing, but it is part of what the plan costs.
+            return [by_kind[each.place.kind] for each in self.candidates] if any(map(any, by_kind.values())) else None
+        if objective is Objective.FULLEST_SHELF:
+            fullest = [max((each.has[n] for each in self.candidates), default=0) for n in range(len(self.needs))]
+            return [list(map(int.__sub__, fullest, each.has)) for each in self.candidates]
+        return None
+
+    def solve(self) -> _Solved:
+        """Searches."""
+        opened = frozenset(n for n, each in enumerate(self.candidates) if each.is_opened)
+        lines = [n for n, need in enumerate(self.needs) if need]
+        problem = Problem(
+            needs=[self.needs[n] for n in lines],
+            stock=[[row[n] for n in lines] for row in self.stock],
+            opening=self.opening,
+            per_unit=None if self.per_unit is None else [[row[n] for n in lines] for row in self.per_unit],
+            room=[each.place.units_left for each in self.candidates],
+            short=self.short,
+            splits_units=self.wanted.split is Split.UNITS,
+            more_max=self.wanted.parcels_max,
+            opened=opened,
+        )
+        found = search(problem)
+        count = len(self.needs)
+        if len(lines) < count:
+            takes = {}
+            for at, taken in found.takes.items():
+                takes[at] = [0] * count
+                for n, units in zip(lines, taken, strict=True):
+                    takes[at][n] = units
+            found = found._replace(takes=takes)
+        return _Solved(self, found)
+
+    def values(self, cost: int) -> list[int]:
+        """A cost as what it is by each objective, units that nobody brings first."""
+        short, cost = divmod(cost, self.short)
+        found = [self.missing + short]
+        for weight in self.weights:
+            each, cost = divmod(cost, weight)
+            found.append(each)
+        return found
+
+
+def _whole(has: int, want: int) -> int:
+    return want if has >= want else 0
+
+
+NO_COSTS = Costs()
+LOSES = "{}: {} with it at the least; the plan {}; has {} of {} lines"
+
+
+@dataclass
+class _Solved:
+    """What the search found, in the words of the rule."""
+
+    numbers: _Numbers
+    found: Found
+
+    @property
+    def is_proven(self) -> bool:
+        return self.found.bound >= self.found.cost
+
+    @property
+    def values(self) -> list[int]:
+        return self.numbers.values(self.found.cost)
+
+    def choice(self, ready: _Ready | None) -> Choice:
+        """The outcome, over all candidates where only those that were in time were searched."""
+        numbers = self.numbers
+        names = [UNSOURCED, *(objective.value for objective in numbers.objectives)]
+        values, bounds = self.values, numbers.values(self.found.bound)
+        scores = [Score(objective=n, value=v, bound=b) for n, v, b in zip(names, values, bounds, strict=True)]
+        considered = self._considered(names, values)
+        takes, is_proven = self.found.takes, self.is_proven
+        if ready is not None:
+            position = ready.position + 1
+            actual = max((numbers.candidates[n].ready_minutes for n in takes), default=0)
+            bound = actual if ready.is_proven else 0
+            scores.insert(position, Score(objective=Objective.SOONEST_READY.value, value=actual, bound=bound))
+            takes = {ready.in_time[n]: taken for n, taken in takes.items()}
+            is_proven = is_proven and ready.is_proven
+            considered += [
+                Considered(
+                    each.place.location_id,
+                    numbers.wanted.rule,
+                    Why.LOSES,
+                    "{}: ready in {} min; the plan in {}",
+                    (Objective.SOONEST_READY.value, each.ready_minutes, ready.minutes),
+                )
+                for each in ready.candidates
+                if each.ready_minutes > ready.minutes
+            ]
+        return Choice(
+            takes=takes,
+            scores=scores,
+            is_proven_optimal=is_proven,
+            looks=self.found.looks,
+            considered=considered,
+        )
+
+    def _considered(self, names: Sequence[str], values: Sequence[int]) -> list[Considered]:
+        """Why each of those that were searched is not in the plan: where any plan with it loses at the least."""
+        numbers, found, rule = self.numbers, self.found, self.numbers.wanted.rule
+        considered = []
+        otherwise = Why.NO_BETTER if self.is_proven else Why.NOT_PROVEN
+        lost: dict[int, tuple[str, int, int]] = {}
+        for at, candidate in enumerate(numbers.candidates):
+            if at in found.takes:
+                continue
+            location_id, least = candidate.place.location_id, found.least_with[at]
+            if least <= found.cost:
+                considered.append(Considered(location_id, rule, otherwise))
+                continue
+            if least not in lost:
+                with_it = numbers.values(least)
+                lost[least] = next((name, a, b) for name, a, b in zip(names, with_it, values, strict=True) if a != b)
+            had = len(numbers.needs) - numbers.stock[at].count(0)
+            considered.append(Considered(location_id, rule, Why.LOSES, LOSES, (*lost[least], had, len(numbers.needs))))
+        return considered

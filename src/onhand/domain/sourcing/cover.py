@@ -1,0 +1,133 @@
+"""What it costs at least to bring a set of lines, for every set of a few lines at once. A set is the bits of a number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+NOBODY = -1
+
+
+class Singles(NamedTuple):
+    """For every set, what the cheapest single location costs that brings all of it (`nothing` where none does), and which.
+
+    `having`: by line, (cost, all lines but those that are brought) of every such set that no larger one makes needless.
+    """
+
+    cost: list[int]
+    who: list[int]
+    having: list[list[tuple[int, int]]]
+
+
+class Least(NamedTuple):
+    """For every set, what it costs at least, and by how many locations that is done."""
+
+    cost: list[int]
+    parcels: list[int]
+
+
+def closed(count: int, locations: Iterable[tuple[int, int, int]], nothing: int) -> Singles:
+    """Of (location, the set that it has, its cost, whatever of the set is taken)."""
+    cost, who = [nothing] * (1 << count), [NOBODY] * (1 << count)
+    for at, lines, each in locations:
+        if each < cost[lines]:
+            cost[lines], who[lines] = each, at
+    own = [lines for lines in range(1 << count) if who[lines] != NOBODY]
+    costs = [cost[lines] for lines in own]
+    for line in range(count):
+        bit = 1 << line
+        for lines in range(1 << count):
+            if not lines & bit and cost[lines | bit] < cost[lines]:
+                cost[lines], who[lines] = cost[lines | bit], who[lines | bit]
+    own = [lines for lines, each in zip(own, costs, strict=True) if cost[lines] == each]
+    return Singles(cost, who, _having(count, cost, own))
+
+
+def listed(
+    count: int,
+    locations: Iterable[tuple[int, Sequence[int], int, Sequence[int], int | None]],
+    needs: Sequence[int],
+    nothing: int,
+) -> Singles:
+    """Of (location, the lines that it has, its opening, its cost of each line, its room): every set that it may bring."""
+    cost, who = [nothing] * (1 << count), [NOBODY] * (1 << count)
+    for at, lines, opening, of_line, room in locations:
+        sets = [(0, opening, 0)]
+        for line in lines:
+            bit, more, units = 1 << line, of_line[line], needs[line]
+            if room is None:
+                sets += [(each | bit, so_far + more, 0) for each, so_far, _ in sets]
+            else:
+                sets += [
+                    (each | bit, so_far + more, taken + units) for each, so_far, taken in sets if taken + units <= room
+                ]
+        for each, so_far, _ in sets:
+            if so_far < cost[each]:
+                cost[each], who[each] = so_far, at
+    return Singles(cost, who, _having(count, cost, [lines for lines in range(1 << count) if who[lines] != NOBODY]))
+
+
+def _having(count: int, cost: Sequence[int], sets: Sequence[int]) -> list[list[tuple[int, int]]]:
+    having: list[list[tuple[int, int]]] = [[] for _ in range(count)]
+    everything = (1 << count) - 1
+    for each, but in sorted((cost[lines], everything ^ lines) for lines in sets if lines):
+        for line in range(count):
+            if not but >> line & 1:
+                having[line].append((each, but))
+    return having
+
+
+def together(singles: Singles, give_up: Sequence[int], fewer: Least | None = None) -> Least:
+    """For every set, what it costs at least to bring it; `give_up`: what it costs not to bring a line.
+
+    By any number of locations; or, where `fewer` is what it costs by so many, by one more than that at most.
+    """
+    single, having = singles.cost, singles.having
+    least, count = [0] * len(single), [0] * len(single)
+    others, counts = (least, count) if fewer is None else fewer
+    cheapest = min((each[0][0] for each in having if each), default=0)
+    for lines in range(1, len(single)):
+        low = lines & -lines
+        rest = lines ^ low
+        line = low.bit_length() - 1
+        cost, by = least[rest] + give_up[line], count[rest]
+        if single[lines] < cost:
+            cost, by = single[lines], 1
+        # What is not brought by one takes at least two, each of which costs something.
+        if cost > 2 * cheapest:
+            if 1 << rest.bit_count() < len(having[line]):
+                part = rest
+                while part:
+                    part = (part - 1) & rest
+                    each = single[part | low] + others[rest ^ part]
+                    if each < cost:
+                        cost, by = each, 1 + counts[rest ^ part]
+            else:
+                for each, but in having[line]:
+                    if each + cheapest >= cost:
+                        break
+                    each += others[lines & but]
+                    if each < cost:
+                        cost, by = each, 1 + counts[lines & but]
+        least[lines], count[lines] = cost, by
+    return Least(least, count)
+
+
+def nobody(give_up: Sequence[int]) -> Least:
+    """The same by no location at all."""
+    least = [0]
+    for each in give_up:
+        least += [cost + each for cost in least]
+    return Least(least, [0] * len(least))
+
+
+def parts(singles: Singles, give_up: Sequence[int], least: Least, fewer: Least, lines: int) -> tuple[int, int]:
+    """How the least cost of a set came about: (what is brought next, by whom); by NOBODY if its one line is given up."""
+    low = lines & -lines
+    rest = lines ^ low
+    if least.cost[lines] == least.cost[rest] + give_up[low.bit_length() - 1]:
+        return low, NOBODY
+    part = rest
+    while singles.cost[part | low] + fewer.cost[rest ^ part] != least.cost[lines]:
+        part = (part - 1) & rest
+    return part | low, singles.who[part | low]
