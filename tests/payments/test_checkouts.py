@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 
 from gateway import DECLINED_CARD, SIGNED, Gateway
+from onhand.domain.errors import LedgerUnavailable, Overloaded, Refusal
 from onhand.domain.payment import Operation
 from onhand.domain.stock import Level
 from onhand.jobs import ATTEMPTS_MAX
+from onhand.ledger.mutation import Ledger
+from onhand.postgres import NotReached
 from onhand.v1 import order_pb2 as orders
 from onhand.v1 import payment_pb2 as pb
 from purse import back, by_gateway, do_jobs, issue, jobs, operations, payments, purse, sale, state, tender
@@ -168,6 +172,19 @@ async def test_stock_that_went_while_the_customer_paid_is_not_charged_for(shop: 
     assert await shop.fetch("SELECT state, refusal FROM checkouts") == [("REFUSED", "RESERVATION_SHORT")]
 
 
+@pytest.mark.parametrize("error", [NotReached("no connection"), LedgerUnavailable("lost"), Overloaded("orders", 1)])
+async def test_a_paid_order_is_not_given_up_because_the_ledger_could_not_be_had(
+    shop: Shop, gateway: Gateway, error: Refusal
+) -> None:
+    request = await by_gateway(shop)
+    with patch.object(Ledger, "mutate", side_effect=error):
+        assert (await told(shop.orders.place_order(request, CALLER)))[0] == error.reason
+    assert await shop.fetch("SELECT state FROM checkouts") == [("PENDING",)]
+    await do_jobs(shop)
+    assert await shop.fetch("SELECT count(*) FROM orders") == [(1,)]
+    assert [p.captured_minor for p in gateway.books.payments.values()] == [398]
+
+
 async def test_a_cart_that_changed_while_the_customer_paid_is_not_charged_for(shop: Shop, gateway: Gateway) -> None:
     cart_id = await shop.cart({MILK: 2})
     request = await by_gateway(shop)
@@ -177,6 +194,9 @@ async def test_a_cart_that_changed_while_the_customer_paid_is_not_charged_for(sh
     await shop.execute("UPDATE cart_lines SET quantity = 3")
     await do_jobs(shop)  # the job finds out, with nobody there to be told
     assert await shop.fetch("SELECT state, refusal FROM checkouts") == [("REFUSED", "CART_CHANGED")]
+    assert await shop.fetch("SELECT data ->> 'reason' FROM events WHERE type = 'onhand.checkout.refused.v1'") == [
+        ("CART_CHANGED",)
+    ]
     assert [p.capturable_minor for p in gateway.books.payments.values()] == [0]
     await shop.execute("UPDATE cart_lines SET quantity = 2")
 

@@ -19,7 +19,7 @@ from uuid import UUID
 from onhand import carts, catalog
 from onhand.caller import Caller
 from onhand.crash import step
-from onhand.domain.errors import FulfillmentNotOffered, Refusal, RequestIdReused, ReservationNotActive
+from onhand.domain.errors import FulfillmentNotOffered, Kind, Refusal, RequestIdReused, ReservationNotActive
 from onhand.domain.payment import CaptureAt, Operation, Outcome, Provider
 from onhand.domain.payment_errors import (
     CheckoutUnderWay,
@@ -30,7 +30,7 @@ from onhand.domain.payment_errors import (
 from onhand.ids import new_id
 from onhand.jobs import Jobs, NotYet, enqueue
 from onhand.ledger.claims import ConfirmedClaim
-from onhand.ledger.mutation import Ledger, body_hash, is_certain
+from onhand.ledger.mutation import Ledger, body_hash
 from onhand.ledger.transaction import Transaction
 from onhand.orders import payments, place, store
 from onhand.orders.place import Checkout
@@ -54,7 +54,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING true"""
 OF_REQUEST = """
 SELECT order_id, body_hash FROM checkouts WHERE request_id = $1 AND state <> 'REFUSED'"""
 READ = """
-SELECT c.order_id, c.request_id, c.body_hash, c.request, c.gift_cards, c.actor, c.state, c.refusal, (
+SELECT c.order_id, c.request_id, c.body_hash, c.request, c.gift_cards, c.reservation_id, c.actor, c.state, c.refusal, (
     SELECT json_agg(json_build_array(p.operation_id, p.tender_number) ORDER BY p.operation_number)
       FROM payment_operations p WHERE p.order_id = c.order_id AND p.kind = 'AUTHORIZE') AS authorizations
   FROM checkouts c WHERE c.order_id = $1"""
@@ -95,7 +95,7 @@ class Checkouts:
         try:
             await self._carry_on(order_id, is_repeat=True)
         except Refusal as refusal:
-            if isinstance(refusal, PaymentPending) or not is_certain(refusal):
+            if not _is_final(refusal):
                 raise NotYet(str(refusal)) from refusal
 
     # -------------------------------------------------------------------------------------------------------- prepare
@@ -145,10 +145,10 @@ class Checkouts:
         try:
             return await self._place(order_id, wanted, row["body_hash"])
         except Refusal as refusal:
-            if is_certain(refusal) and await self._abandon(order_id, refusal.reason):
-                raise
-            # Whoever else was at it has ended it meanwhile, or nobody knows.
-            raise refusal if not is_certain(refusal) else PaymentPending(str(order_id), refusal.reason) from refusal
+            if _is_final(refusal) and not await self._abandon(order_id, refusal.reason):
+                # Whoever else was at it has ended it meanwhile.
+                raise PaymentPending(str(order_id), refusal.reason) from refusal
+            raise
 
     async def _pay(self, order_id: UUID, authorizations: Sequence[Any], *, is_repeat: bool) -> None:
         for operation_id, tender_number in authorizations:
@@ -206,7 +206,24 @@ class Checkouts:
             # One that was never asked for, or is not known, is asked for, and then voided.
             for operation_id in [UUID(o) for o, _ in row["authorizations"]] + [v.operation_id for v in voids]:
                 await settle_later(connection, operation_id)
+            tx = Transaction(connection)
+            tx.emit(
+                "onhand.checkout.refused.v1",
+                f"checkout/{order_id}",
+                {
+                    "order_id": str(order_id),
+                    "reservation_id": str(row["reservation_id"]),
+                    "reason": reason,
+                    "actor": row["actor"],
+                },
+            )
+            await tx.finish()
         return True
+
+
+def _is_final(refusal: Refusal) -> bool:
+    """Whether it says something of the order, rather than of a ledger or provider that could not be had now."""
+    return refusal.kind not in (Kind.UNAVAILABLE, Kind.EXHAUSTED)
 
 
 async def _prepared(tx: Transaction, wanted: Checkout, order_id: UUID) -> NewOrder:
