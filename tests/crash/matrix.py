@@ -365,6 +365,8 @@ class _Run:
             await self._check_state(answered)
             await audit_quiet(stage)
             await self._repeat(server, seen, answered)
+            if await stage.waiting_jobs():
+                await recover(stage, server)
         else:
             if (
                 self.scenario.is_tight

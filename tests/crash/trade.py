@@ -442,7 +442,7 @@ async def _(stage: Stage, shop: Shop) -> Message:
         order_id=placed.order.order_id,
         location_id=SOUTH,
         channel=types_pb2.CHANNEL_POS,
-        lines=[pb.ReturnedLine(line_number=1, quantity=2, disposition=pb.DISPOSITION_AVAILABLE)],
+        lines=[pb.ReturnedLine(line_number=2, quantity=2, disposition=pb.DISPOSITION_AVAILABLE)],
     )
 
 
@@ -466,7 +466,7 @@ async def _(stage: Stage, shop: Shop) -> Message:
 async def _(stage: Stage, shop: Shop) -> Message:
     placed = await shop.orders.place_order(await paid_by_gateway(shop), CALLER)
     await shop.app.jobs.run_due()
-    await shop.cancel(placed.order.order_id, {1: 2, 2: 1})
+    await shop.cancel(placed.order.order_id, {1: 1, 2: 2})
     GATEWAY.faults = ["no"]
     await shop.app.jobs.run_due()
     (declined,) = [o for p in await payments(shop, placed.order.order_id) for o in p.operations if o.detail]

@@ -42,15 +42,15 @@ class Webhooks:
         found = provider.read_webhook(request.body, request.signature)
 
         async def work(tx: Transaction) -> pb.HandleWebhookResponse:
-            return pb.HandleWebhookResponse(operations=await _look_at(tx, *found) if found else 0)
+            if found:
+                await _look_at(tx, *found)
+            return pb.HandleWebhookResponse()
 
         return await self._ledger.mutate(request, pb.HandleWebhookResponse, work)
 
 
-async def _look_at(tx: Transaction, order_id: UUID, tender_number: int) -> int:
-    rows = await tx.connection.fetch(OPEN_OF_TENDER, order_id, tender_number)
-    for row in rows:
+async def _look_at(tx: Transaction, order_id: UUID, tender_number: int) -> None:
+    for row in await tx.connection.fetch(OPEN_OF_TENDER, order_id, tender_number):
         operation_id = str(row["operation_id"])
         # Beside the job that waits for its next try, of which there is one.
         await enqueue(tx.connection, SETTLE, {"operation_id": operation_id}, key=f"{SETTLE}/hint/{operation_id}")
-    return len(rows)
