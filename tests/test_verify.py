@@ -572,6 +572,34 @@ DAMAGES = [
         title="of a pickup",
     ),
     Damage(
+        "shipments",
+        ["UPDATE shipment_lines SET quantity = 5"],
+        {"problem": "more of line 1 is packed than it has", "packed": 5, "units": 1},
+        title="too much in it",
+    ),
+    Damage(
+        "no_shows",
+        ["UPDATE fulfillment_lines SET aside_quantity = 1 WHERE fulfillment_order_id = '{opened_work}'"],
+        {"location_id": "{north}", "sku": "{milk}", "problem": "stands aside and the work is REQUESTED"},
+        title="of nobody who did not come",
+    ),
+    Damage(
+        "fulfillment_states",
+        ["UPDATE fulfillment_orders SET from_fulfillment_order_id = '{shipped_work}' WHERE order_id = '{opened}'"],
+        {"order_id": "{opened}", "state": "REQUESTED"},
+        title="from another order",
+    ),
+    Damage(
+        "promises_visible",
+        [
+            "UPDATE fulfillment_orders SET state = 'REJECTED', reject_reason = 'DAMAGED' "
+            "WHERE fulfillment_order_id = '{opened_work}'"
+        ],
+        {"fulfillment_order_id": "{opened_work}", "problem": "rejected, and its shortfalls do not say so", "units": 1},
+        frozenset({"allocated_is_promised", "orders_moved_once"}),
+        title="rejected in silence",
+    ),
+    Damage(
         "line_totals",
         ["UPDATE order_lines SET amount_minor = 200 WHERE order_id = '{sold}'"],
         {"order_id": "{sold}", "line_number": 1, "quantity": 1, "amount_minor": 200, "total_minor": 199},

@@ -25,6 +25,7 @@ from onhand.ledger.mutation import Ledger
 from onhand.ledger.revision import check_revision
 from onhand.orders import Orders
 from onhand.orders.checkouts import Checkouts
+from onhand.orders.waiting import Pickups
 from onhand.payments import Payments
 from onhand.payments.providers import PaymentProvider
 from onhand.payments.settling import Settling
@@ -63,6 +64,8 @@ RECONCILE_SECONDS = 1.0
 """How often the next locations are compared, gate and ledger."""
 JOBS_SECONDS = 1.0
 """How often jobs that are due are looked for."""
+PICKUPS_SECONDS = 15.0
+"""How often pickups are looked for whose customers are to be reminded, or did not come."""
 CLOCK_SECONDS = 60.0
 """How often the ledger is asked for its time."""
 
@@ -96,6 +99,7 @@ class App:
         self.jobs = Jobs(database)
         self.settling = Settling(database, self.jobs, providers)
         checkouts = Checkouts(self.ledger, self.settling, self.jobs)
+        self.pickups = Pickups(self.ledger)
         promise = Promise(self.ledger, self.availability, self.reservations)
         self.services: dict[str, tuple[object, ...]] = {
             "onhand.v1.InventoryService": (
@@ -153,6 +157,7 @@ class App:
             ("patrol", self.sweeper.patrol, PATROL_SECONDS),
             ("jobs", self.jobs.run_due, JOBS_SECONDS),
             ("reconciling", self.reconciler.step_in_turn, RECONCILE_SECONDS),
+            ("pickups", self.pickups.sweep, PICKUPS_SECONDS),
             ("setting the clock", lambda: self.clock.set_by(self.database), CLOCK_SECONDS),
         )
 

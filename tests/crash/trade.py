@@ -331,6 +331,53 @@ async def _(stage: Stage, shop: Shop) -> Message:
     )
 
 
+@scenario("UnpickFulfillmentOrder", "a pickup that waits")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work, _ = await shop.ready({NORTH: {MILK: 2}})
+    return pb.UnpickFulfillmentOrderRequest(request_id=request_id(), fulfillment_order_id=work)
+
+
+@scenario("MarkArrived", "at the curb")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work, _ = await shop.ready({NORTH: {MILK: 2}})
+    return pb.MarkArrivedRequest(request_id=request_id(), fulfillment_order_id=work, spot="4", note="red car")
+
+
+@scenario("MarkNoShow", "of which a count missed a part")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work, _ = await shop.ready({NORTH: {MILK: 4, BREAD: 1}})
+    await shop.count(NORTH, {MILK: 3})
+    return pb.MarkNoShowRequest(request_id=request_id(), fulfillment_order_id=work)
+
+
+async def not_fetched(shop: Shop) -> str:
+    """Work of the north whose goods stand aside."""
+    work, _ = await shop.ready({NORTH: {MILK: 2, BREAD: 1}})
+    request = pb.MarkNoShowRequest(request_id=request_id(), fulfillment_order_id=work)
+    await shop.orders.mark_no_show(request, CALLER)
+    return work
+
+
+@scenario("PutAwayFulfillmentOrder", "one damaged, one that is not there")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return pb.PutAwayFulfillmentOrderRequest(
+        request_id=request_id(),
+        fulfillment_order_id=await not_fetched(shop),
+        lines=[pb.PutAwayLine(line_number=2, available_quantity=1, damaged_quantity=1)],
+    )
+
+
+@scenario("pickups", "one to remind of, one that nobody fetched", work=lambda app: app.pickups.sweep())
+async def _(stage: Stage, shop: Shop) -> None:
+    for hours in (1, -1):
+        work, _ = await shop.ready({NORTH: {MILK: 2}})
+        await shop.execute(
+            "UPDATE fulfillment_orders SET hold_end_time = now() + make_interval(hours => $2) WHERE fulfillment_order_id = $1",
+            work,
+            hours,
+        )
+
+
 @scenario("ResetPickupCode", "of a pickup that waits")
 async def _(stage: Stage, shop: Shop) -> Message:
     work, _ = await shop.ready({NORTH: {MILK: 2}})

@@ -356,6 +356,20 @@ class Trade:
         shipped = orders.ShipFulfillmentOrderRequest(**work, carrier="UPS", tracking_reference="1Z")
         await self.call("ShipFulfillmentOrder", shipped)
         await self.call("DeliverFulfillmentOrder", orders.DeliverFulfillmentOrderRequest(**work))
+        ready = await self.order(6)
+        (code,) = ready.pickup_codes
+        work = {"fulfillment_order_id": code.fulfillment_order_id}
+        await self.call("AcceptFulfillmentOrder", orders.AcceptFulfillmentOrderRequest(**work))
+        await self.call("PickFulfillmentOrder", orders.PickFulfillmentOrderRequest(**work))
+        await self.call("UnpickFulfillmentOrder", orders.UnpickFulfillmentOrderRequest(**work))
+        await self.call("PickFulfillmentOrder", orders.PickFulfillmentOrderRequest(**work))
+        await self.call("MarkReadyForPickup", orders.MarkReadyForPickupRequest(**work))
+        await self.call("MarkArrived", orders.MarkArrivedRequest(**work, spot="4"))
+        with suppress(Refusal):
+            await self.call("MarkNoShow", orders.MarkNoShowRequest(**work, only_if_due=True))
+        await self.call("MarkNoShow", orders.MarkNoShowRequest(**work))
+        await self.call("PutAwayFulfillmentOrder", orders.PutAwayFulfillmentOrderRequest(**work))
+        await self.app.pickups.sweep()
         (work,) = (await self.order(9)).order.fulfillment_orders
         reject = [
             orders.RejectedLine(line_number=1, reason=orders.REJECT_REASON_NOT_FOUND),

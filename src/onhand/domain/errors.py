@@ -783,3 +783,14 @@ class ShortfallNotToWaitFor(Refusal):
     message = (
         "shortfall {shortfall_id} was rejected ({cause}), no stock there ends it: RESOURCE it, or CancelOrderLines"
     )
+
+
+@dataclass(eq=False)
+class PickupStillHeld(Refusal):
+    """A pickup waits for its customer until later."""
+
+    fulfillment_order_id: str
+    hold_end_time: str
+    reason = "PICKUP_STILL_HELD"
+    kind = Kind.PRECONDITION
+    message = "fulfillment order {fulfillment_order_id} is held for its customer until {hold_end_time}"

@@ -51,6 +51,7 @@ STORE_METHODS = frozenset({
     "Sell", "HandOverFulfillmentOrder", "ResetPickupCode", "CreateReturn",
     "AcceptFulfillmentOrder", "PickFulfillmentOrder", "MarkReadyForPickup", "ShipFulfillmentOrder",
     "DeliverFulfillmentOrder", "RejectFulfillmentOrder", "ListShortfallAlternatives",
+    "UnpickFulfillmentOrder", "MarkArrived", "MarkNoShow", "PutAwayFulfillmentOrder",
     "ReceiveStock", "AdjustStock", "CountStock", "MoveStock", "DispatchTransfer", "ReceiveTransfer",
     "RequestTransfer", "DispatchRequestedTransfer", "CancelTransfer", "CloseTransfer", "ReceiveAdvanceNotice",
     "StartCount", "SubmitCount", "RequestRecount", "ApproveCount", "CancelCount",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onhand.domain.order import CANCELLABLE, EMPTY, HOLDING, INITIAL, LEFT, ORDER_STATES, PHASES, TRANSITIONS
 from onhand.domain.shortage import OF_STOCK
 from onhand.ledger.rule import Rule, sql_list
-from onhand.ledger.shortfalls import COVERED, FOUND, OPENED
+from onhand.ledger.shortfalls import COVERED
 
 # Units that are still with the location, and units that the customer got or that are on their way to them.
 _HELD = sql_list(state.value for state in HOLDING)
@@ -110,7 +110,8 @@ SHIPMENTS = Rule(
           FROM fulfillment_orders f LEFT JOIN shipments s USING (fulfillment_order_id)
           LEFT JOIN shipment_lines l USING (shipment_id)
          WHERE f.state IN ('SHIPPED', 'DELIVERED', 'RETURNED') GROUP BY 1)
-    SELECT f.fulfillment_order_id, f.kind, f.state, coalesce(p.parcels, 0) AS parcels, coalesce(p.delivered, 0) AS delivered
+    SELECT f.fulfillment_order_id, 'parcels of another state' AS problem, f.kind, f.state, coalesce(p.parcels, 0) AS shipments,
+           coalesce(p.delivered, 0) AS delivered, NULL::int8 AS packed, NULL::int8 AS units
       FROM fulfillment_orders f LEFT JOIN parcel p USING (fulfillment_order_id)
      WHERE CASE WHEN f.state IN ('SHIPPED', 'DELIVERED', 'RETURNED')
                 THEN coalesce(p.parcels, 0) = 0 OR p.shipped <> p.parcels
@@ -119,10 +120,11 @@ SHIPMENTS = Rule(
         OR coalesce(p.delivered, 0) <> CASE f.state WHEN 'DELIVERED' THEN p.parcels ELSE 0 END
         OR coalesce(p.returned, 0) <> CASE f.state WHEN 'RETURNED' THEN p.parcels ELSE 0 END
      UNION ALL
-    SELECT fulfillment_order_id, 'more of line ' || line_number || ' is packed than it has', '', packed, units
+    SELECT fulfillment_order_id, 'more of line ' || line_number || ' is packed than it has', NULL, NULL, NULL, NULL, packed, units
       FROM wrong WHERE packed > units
      UNION ALL
-    SELECT fulfillment_order_id, 'packed other units than left', '', packed, units FROM content WHERE packed <> units""",
+    SELECT fulfillment_order_id, 'packed other units than left', NULL, NULL, NULL, NULL, packed, units
+      FROM content WHERE packed <> units""",
 )
 
 # onhand.domain.money.line_total
@@ -235,8 +237,11 @@ ORDERS_MOVED = Rule(
                    AS handed_over,
                coalesce(sum(quantity) FILTER (WHERE from_bucket = 'available' AND to_bucket = 'customer'), 0)::int8 AS sold
           FROM stock_movements
-         WHERE ('allocated' IN (from_bucket, to_bucket) OR (from_bucket, to_bucket) = ('available', 'customer'))
-           AND reason_code NOT IN ('{OPENED}', '{FOUND}', '{COVERED}') AND reference_document NOT LIKE 'repair/%' GROUP BY 1, 2, 3)
+         WHERE ((from_bucket, to_bucket) IN (('available', 'allocated'), ('allocated', 'available'), ('allocated', 'customer'),
+                                             ('available', 'customer'))
+                OR (from_bucket, reason_code) IN (('allocated', 'REJECTED_NOT_FOUND'), ('allocated', 'REJECTED_DAMAGED'),
+                                                  ('allocated', 'NO_SHOW')))
+           AND reason_code <> '{COVERED}' AND reference_document NOT LIKE 'repair/%' GROUP BY 1, 2, 3)
     SELECT document, location_id, sku, coalesce(d.allocated, 0) AS allocated_due, coalesce(m.allocated, 0) AS allocated_moved,
            coalesce(d.freed, 0) AS freed_due, coalesce(m.freed, 0) AS freed_moved,
            coalesce(d.handed_over, 0) AS handed_over_due, coalesce(m.handed_over, 0) AS handed_over_moved,
@@ -336,11 +341,37 @@ EVENTS_ONCE = Rule(
       FROM made FULL JOIN told t USING (subject) WHERE made.subject IS NULL OR t.events IS DISTINCT FROM 1""",
 )
 
+NO_SHOWS = Rule(
+    "no_shows",
+    "Goods stand aside for a no-show only, until they are put away, and are among those that it brought there.",
+    """
+    WITH aside AS (
+        SELECT 'order/' || f.order_id AS document, f.location_id, p.sku, sum(p.aside_quantity)::int8 AS units
+          FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
+         WHERE p.aside_quantity > 0 GROUP BY 1, 2, 3),
+    moved AS (
+        SELECT reference_document AS document, location_id, sku,
+               coalesce(sum(quantity) FILTER (WHERE reason_code = 'NO_SHOW'), 0)::int8 AS set_aside,
+               coalesce(sum(quantity) FILTER (WHERE reason_code = 'PUT_AWAY'), 0)::int8 AS put_away
+          FROM stock_movements
+         WHERE (reason_code, from_bucket, to_bucket) IN (('NO_SHOW', 'allocated', 'quarantine'),
+               ('PUT_AWAY', 'quarantine', 'available'), ('PUT_AWAY', 'quarantine', 'damaged')) GROUP BY 1, 2, 3)
+    SELECT document, location_id, sku, 'more stands aside than was brought there' AS problem, m.set_aside, m.put_away,
+           coalesce(a.units, 0) AS aside
+      FROM moved m FULL JOIN aside a USING (document, location_id, sku)
+     WHERE coalesce(m.put_away, 0) + coalesce(a.units, 0) > coalesce(m.set_aside, 0)
+     UNION ALL
+    SELECT 'order/' || f.order_id, f.location_id, p.sku, 'stands aside and the work is ' || f.state, NULL, NULL, p.aside_quantity
+      FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
+     WHERE p.aside_quantity > 0 AND f.state <> 'NO_SHOW'""",
+)
+
 ORDER_RULES = (
     ALLOCATED,
     ORDER_LINES,
     ORDER_STATES_DERIVED,
     FULFILLMENT_STATES,
+    NO_SHOWS,
     SHIPMENTS,
     LINE_TOTALS,
     ORDER_TOTALS,

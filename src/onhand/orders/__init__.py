@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from onhand.ledger.mutation import Ledger
-from onhand.orders import cancel, decide, fulfil, queries, reject, resource, returns, shortfalls
+from onhand.orders import cancel, decide, fulfil, queries, reject, resource, returns, shortfalls, waiting
 from onhand.orders.checkouts import Checkouts
 from onhand.orders.placing import Placing
 from onhand.orders.selling import Selling
@@ -24,6 +24,10 @@ class Orders:
         self.accept_fulfillment_order = partial(fulfil.accept_fulfillment_order, ledger)
         self.pick_fulfillment_order = partial(fulfil.pick_fulfillment_order, ledger)
         self.mark_ready_for_pickup = partial(fulfil.mark_ready_for_pickup, ledger)
+        self.unpick_fulfillment_order = partial(fulfil.unpick_fulfillment_order, ledger)
+        self.mark_arrived = partial(waiting.mark_arrived, ledger)
+        self.mark_no_show = partial(waiting.mark_no_show, ledger)
+        self.put_away_fulfillment_order = partial(waiting.put_away_fulfillment_order, ledger)
         self.hand_over_fulfillment_order = partial(fulfil.hand_over_fulfillment_order, ledger)
         self.reset_pickup_code = partial(fulfil.reset_pickup_code, ledger)
         self.ship_fulfillment_order = partial(fulfil.ship_fulfillment_order, ledger)

@@ -62,7 +62,20 @@ async def _cancel(
     ]
     plan = rules.plan_cancellation(str(order_id), parts, wanted.items())
 
-    lines = await store.lines(tx.connection, order_id)
+    await store.cancel_parts(tx.connection, [(UUID(c.fulfillment_order_id), c.line_number, c.quantity) for c in plan])
+    await settle(tx, order, list(fulfillments.values()), _emptied(parts, plan, fulfillments), caller)
+    refund_minor = await give_up(tx, order, wanted, "CANCELLED", caller)
+    cancelled = await read_order(tx.connection, order_id)
+    if await _free(tx, order, plan, fulfillments, caller):
+        cancelled = await read_order(tx.connection, order_id)
+    return pb.CancelOrderLinesResponse(order=cancelled, refund=money_to_wire(refund_minor, order.currency))
+
+
+async def give_up(
+    tx: Transaction, order: LockedOrder, units: Mapping[int, int], reason_code: str, caller: Caller
+) -> int:
+    """Counts units of lines of a locked order as cancelled and gives their money back: how much, in minor units, is returned."""
+    lines = await store.lines(tx.connection, order.order_id)
     refunds = {
         number: returns.refund(
             total_minor=lines[number].total_minor,
@@ -70,18 +83,16 @@ async def _cancel(
             given_back=lines[number].cancelled_quantity + lines[number].returned_quantity,
             now=quantity,
         )
-        for number, quantity in wanted.items()
+        for number, quantity in units.items()
     }
-    await store.add_cancelled(tx.connection, order_id, [(n, q, refunds[n]) for n, q in sorted(wanted.items())])
-    await store.cancel_parts(tx.connection, [(UUID(c.fulfillment_order_id), c.line_number, c.quantity) for c in plan])
-    await settle(tx, order, list(fulfillments.values()), _emptied(parts, plan, fulfillments), caller)
+    await store.add_cancelled(tx.connection, order.order_id, [(n, q, refunds[n]) for n, q in sorted(units.items())])
     refund_minor = sum(refunds.values())
     await give_back(
         tx,
-        order_id,
+        order.order_id,
         refund_minor,
         currency=order.currency,
-        reason_code="ORDER_CANCELLED",
+        reason_code=f"ORDER_{reason_code}",
         reference_document=order.document,
         actor=caller.actor,
     )
@@ -90,22 +101,20 @@ async def _cancel(
         "onhand.order.lines_cancelled.v1",
         order.document,
         {
-            "order_id": str(order_id),
+            "order_id": str(order.order_id),
             "order_number": order.order_number,
             "customer_id": order.customer_id,
             "lines": [
                 {"line_number": n, "sku": lines[n].sku, "quantity": q, "refund_minor": refunds[n]}
-                for n, q in sorted(wanted.items())
+                for n, q in sorted(units.items())
             ],
             "refund_minor": refund_minor,
             "currency": order.currency,
+            "reason_code": reason_code,
             "actor": caller.actor,
         },
     )
-    cancelled = await read_order(tx.connection, order_id)
-    if await _free(tx, order, plan, fulfillments, caller):
-        cancelled = await read_order(tx.connection, order_id)
-    return pb.CancelOrderLinesResponse(order=cancelled, refund=money_to_wire(refund_minor, order.currency))
+    return refund_minor
 
 
 def _emptied(

@@ -10,7 +10,7 @@ from onhand.domain.order import PICKUP_CODE_FAILURES_MAX, Step
 from onhand.ids import new_id, parse_id
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
-from onhand.orders import codes, store
+from onhand.orders import codes, store, waiting
 from onhand.orders.work import Work, advance
 from onhand.v1 import order_pb2 as pb
 
@@ -41,6 +41,19 @@ async def pick_fulfillment_order(
     return await ledger.mutate(request, pb.PickFulfillmentOrderResponse, work)
 
 
+async def unpick_fulfillment_order(
+    ledger: Ledger, request: pb.UnpickFulfillmentOrderRequest, caller: Caller
+) -> pb.UnpickFulfillmentOrderResponse:
+    """OrderService.UnpickFulfillmentOrder."""
+    fulfillment_order_id = parse_id("fulfillment_order_id", request.fulfillment_order_id)
+
+    async def work(tx: Transaction) -> pb.UnpickFulfillmentOrderResponse:
+        done = await advance(tx, fulfillment_order_id, Step.UNPICK, caller, waiting.end_hold)
+        return pb.UnpickFulfillmentOrderResponse(fulfillment_order=done)
+
+    return await ledger.mutate(request, pb.UnpickFulfillmentOrderResponse, work)
+
+
 async def mark_ready_for_pickup(
     ledger: Ledger, request: pb.MarkReadyForPickupRequest, caller: Caller
 ) -> pb.MarkReadyForPickupResponse:
@@ -48,7 +61,7 @@ async def mark_ready_for_pickup(
     fulfillment_order_id = parse_id("fulfillment_order_id", request.fulfillment_order_id)
 
     async def work(tx: Transaction) -> pb.MarkReadyForPickupResponse:
-        done = await advance(tx, fulfillment_order_id, Step.MARK_READY, caller)
+        done = await advance(tx, fulfillment_order_id, Step.MARK_READY, caller, waiting.begin_hold)
         return pb.MarkReadyForPickupResponse(fulfillment_order=done)
 
     return await ledger.mutate(request, pb.MarkReadyForPickupResponse, work)

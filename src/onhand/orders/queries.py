@@ -26,9 +26,11 @@ from onhand.wire import channel_value, money_to_wire, timestamp
 _FULFILLMENT = f"""json_build_object(
     'fulfillment_order_id', f.fulfillment_order_id, 'order_id', f.order_id, 'location_id', f.location_id, 'kind', f.kind,
     'state', f.state, 'failures', f.pickup_code_failures, 'created_time', f.created_time, 'updated_time', f.updated_time,
-    'from_id', f.from_fulfillment_order_id, 'reject_reason', f.reject_reason,
+    'from_id', f.from_fulfillment_order_id, 'reject_reason', f.reject_reason, 'hold_end_time', f.hold_end_time,
+    'arrived_time', f.arrived_time, 'arrival_spot', f.arrival_spot, 'arrival_note', f.arrival_note,
     'lines', (SELECT json_agg(json_build_object('line_number', fl.line_number, 'sku', fl.sku, 'name', p.name,
-                  'quantity', fl.quantity, 'cancelled_quantity', fl.cancelled_quantity, 'moved_quantity', fl.moved_quantity)
+                  'quantity', fl.quantity, 'cancelled_quantity', fl.cancelled_quantity, 'moved_quantity', fl.moved_quantity,
+                  'aside_quantity', fl.aside_quantity)
                   ORDER BY fl.line_number)
                 FROM fulfillment_lines fl JOIN products p USING (sku)
                WHERE fl.fulfillment_order_id = f.fulfillment_order_id AND fl.quantity > 0),
@@ -292,12 +294,20 @@ def _fulfillment(value: dict[str, Any], order_number: str, customer_id: str) -> 
         created_time=_time(value["created_time"]),
         updated_time=_time(value["updated_time"]),
         from_fulfillment_order_id=value["from_id"] or "",
+        hold_end_time=_time_or_none(value["hold_end_time"]),
+        arrival=_arrival(value),
         reject_reason=pb.RejectReason.Value(f"REJECT_REASON_{value['reject_reason'] or 'UNSPECIFIED'}"),
         shortfalls=[
             shortfalls.message(shortfall, value["order_id"], order_number, customer_id)
             for shortfall in value["shortfalls"] or ()
         ],
     )
+
+
+def _arrival(value: dict[str, Any]) -> pb.Arrival | None:
+    if value["arrived_time"] is None:
+        return None
+    return pb.Arrival(spot=value["arrival_spot"], note=value["arrival_note"], arrived_time=_time(value["arrived_time"]))
 
 
 def _return(row: Any) -> pb.Return:

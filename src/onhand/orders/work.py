@@ -27,9 +27,9 @@ WITH lines AS (SELECT * FROM unnest($3::int[], $4::int8[]) AS n (line_number, qu
 new_work AS (
     INSERT INTO fulfillment_orders (fulfillment_order_id, order_id, location_id, kind, state, pickup_code_salt,
                                     pickup_code_hash, pickup_code_failures, pickup_code_attempt, from_fulfillment_order_id,
-                                    hold_until, reminded_time, arrived_time, arrival_spot, arrival_note)
+                                    hold_end_time, reminded_time, arrived_time, arrival_spot, arrival_note)
     SELECT $2, order_id, location_id, kind, state, pickup_code_salt, pickup_code_hash, pickup_code_failures,
-           pickup_code_attempt, fulfillment_order_id, hold_until, reminded_time, arrived_time, arrival_spot, arrival_note
+           pickup_code_attempt, fulfillment_order_id, hold_end_time, reminded_time, arrived_time, arrival_spot, arrival_note
       FROM fulfillment_orders WHERE fulfillment_order_id = $1),
 new_parts AS (
     INSERT INTO fulfillment_lines (fulfillment_order_id, line_number, sku, quantity, is_taken_over)
@@ -82,7 +82,10 @@ class Work:
         )
 
 
-Effect = Callable[[Transaction, Work], Awaitable[None]]
+Effect = Callable[[Transaction, Work], Awaitable[Mapping[str, Any] | None]]
+"""What a step does besides; it may say what the event of a step that changes no state tells."""
+# What events call steps that change no state, where that is not the step's name.
+_TOLD = {Step.ARRIVE: "arrived", Step.PACK: "packed", Step.SUBSTITUTE: "substituted"}
 
 
 async def lock_work(tx: Transaction, fulfillment_order_id: UUID) -> Work:
@@ -111,8 +114,7 @@ async def advance(
     """
     work = await lock_work(tx, fulfillment_order_id)
     state = work.after(step)
-    if effect is not None:
-        await effect(tx, work)
+    data = None if effect is None else await effect(tx, work)
     if lines:
         work = await keep(tx, work, step, lines, caller)
     if step in _LEAVING:
@@ -121,7 +123,7 @@ async def advance(
         await hold(tx, work, caller)
     await settle(tx, work.order, work.fulfillments, {fulfillment_order_id: state}, caller)
     if state is work.fulfillment.state:
-        emit(tx, work.order, work.fulfillment, step.value.lower(), state, caller)
+        emit(tx, work.order, work.fulfillment, _TOLD.get(step, step.value.lower()), state, caller, data)
     return await read_fulfillment_order(tx.connection, fulfillment_order_id)
 
 

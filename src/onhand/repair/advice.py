@@ -22,6 +22,7 @@ NEXT_STEPS = {
     "order_lines": _ORDER,
     "fulfillment_states": _ORDER,
     "shipments": _ORDER,
+    "no_shows": _ORDER,
     "line_totals": _MONEY,
     "order_totals": _MONEY,
     "tenders_cover_total": _MONEY,

@@ -17,10 +17,12 @@ ALTER TABLE fulfillment_lines
     DROP CONSTRAINT fulfillment_lines_quantity_check,
     DROP CONSTRAINT fulfillment_lines_check,
     DROP COLUMN is_taken_over,
+    DROP COLUMN aside_quantity,
     DROP COLUMN moved_quantity,
     ADD CONSTRAINT fulfillment_lines_quantity_check CHECK (quantity > 0),
     ADD CONSTRAINT fulfillment_lines_check CHECK (cancelled_quantity <= quantity);
 DROP INDEX fulfillment_orders_waiting;
+DROP INDEX fulfillment_orders_to_remind;
 ALTER TABLE fulfillment_orders
     DROP CONSTRAINT fulfillment_orders_rejected_check,
     DROP CONSTRAINT fulfillment_orders_state_check,
@@ -30,7 +32,7 @@ ALTER TABLE fulfillment_orders
     DROP COLUMN arrival_spot,
     DROP COLUMN arrived_time,
     DROP COLUMN reminded_time,
-    DROP COLUMN hold_until,
+    DROP COLUMN hold_end_time,
     DROP COLUMN reject_reason,
     DROP COLUMN from_fulfillment_order_id;
 ALTER TABLE locations DROP COLUMN pickup_hold_seconds;

@@ -1,7 +1,7 @@
 -- A fulfillment order is in one state as a whole. Units that go another way than the rest become one of their own, which names
 -- the one that it came from: docs/decisions/0020-pickup-life.md.
 
--- How long a pickup waits for its customer; null: as long as anywhere (onhand.orders.holding).
+-- How long a pickup waits for its customer; null: as long as anywhere (onhand.orders.waiting).
 ALTER TABLE locations ADD COLUMN pickup_hold_seconds int CHECK (pickup_hold_seconds > 0);
 
 ALTER TABLE fulfillment_orders
@@ -12,22 +12,26 @@ ALTER TABLE fulfillment_orders
     ADD COLUMN from_fulfillment_order_id uuid,
     -- Set for good where the location rejected its units: they left `allocated` then.
     ADD COLUMN reject_reason text CHECK (reject_reason IN ('NOT_FOUND', 'DAMAGED', 'CLOSED')),
-    ADD COLUMN hold_until timestamptz,
+    ADD COLUMN hold_end_time timestamptz,
     ADD COLUMN reminded_time timestamptz,
     ADD COLUMN arrived_time timestamptz,
     ADD COLUMN arrival_spot text NOT NULL DEFAULT '',
     ADD COLUMN arrival_note text NOT NULL DEFAULT '',
     ADD CONSTRAINT fulfillment_orders_rejected_check CHECK (state <> 'REJECTED' OR reject_reason IS NOT NULL);
-CREATE INDEX fulfillment_orders_waiting ON fulfillment_orders (hold_until)
-    WHERE state = 'READY_FOR_PICKUP' AND hold_until IS NOT NULL;
+CREATE INDEX fulfillment_orders_waiting ON fulfillment_orders (hold_end_time) WHERE state = 'READY_FOR_PICKUP';
+CREATE INDEX fulfillment_orders_to_remind ON fulfillment_orders (hold_end_time)
+    WHERE state = 'READY_FOR_PICKUP' AND reminded_time IS NULL;
 
 -- moved_quantity: units that other fulfillment orders of the order bring instead (of what went to one of the same location, the
 -- quantity itself is less: 0 where all of a line did). is_taken_over: claimed later, not by the order's reservation.
+-- aside_quantity: cancelled units of a no-show that still stand where the customer would have got them, in `quarantine`.
 ALTER TABLE fulfillment_lines
     DROP CONSTRAINT fulfillment_lines_quantity_check,
     DROP CONSTRAINT fulfillment_lines_check,
     ADD COLUMN moved_quantity bigint NOT NULL DEFAULT 0 CHECK (moved_quantity >= 0),
     ADD COLUMN is_taken_over boolean NOT NULL DEFAULT false,
+    ADD COLUMN aside_quantity bigint NOT NULL DEFAULT 0,
+    ADD CONSTRAINT fulfillment_lines_aside_check CHECK (aside_quantity BETWEEN 0 AND cancelled_quantity),
     ADD CONSTRAINT fulfillment_lines_quantity_check CHECK (quantity >= 0),
     ADD CONSTRAINT fulfillment_lines_check CHECK (cancelled_quantity + moved_quantity <= quantity);
 
