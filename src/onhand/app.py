@@ -18,7 +18,7 @@ from onhand.domain.errors import GateUnavailable, LedgerUnavailable
 from onhand.domain.payment import Provider
 from onhand.edge.gateway import Gateway
 from onhand.edge.server import Server
-from onhand.inventory import Counts, Future, Locations, Notices, Promise, Stock, Transfers
+from onhand.inventory import Backorders, Counts, Future, Locations, Notices, Promise, Stock, Transfers
 from onhand.jobs import Jobs
 from onhand.ledger.claims import Settlement
 from onhand.ledger.mutation import Ledger
@@ -60,6 +60,8 @@ EXPIRE_SECONDS = 0.25
 """How often reservations past their deadline are looked for: their units are sellable within a second."""
 PATROL_SECONDS = 1.0
 """How often the next locations are looked at for orphans and increases not relayed."""
+FILL_SECONDS = 1.0
+"""How often it is looked for units that became free beside backorders."""
 RECONCILE_SECONDS = 1.0
 """How often the next locations are compared, gate and ledger."""
 JOBS_SECONDS = 1.0
@@ -90,6 +92,7 @@ class App:
         self.sweeper = Sweeper(database, self.gate, self.relay, self.rebuilder, self.clock)
         self.claims = Claims(self.gate, self.rebuilder, self.relay, self.policy)
         self.decreases = Decreases(self.ledger, self.claims, self.sweeper, self.rebuilder, self.clock)
+        self.backorders = Backorders(self.ledger, self.decreases)
         self.reservations = Reservations(
             self.ledger, self.claims, Journal(database), self.sweeper, self.policy, self.clock
         )
@@ -156,6 +159,7 @@ class App:
             ("expiring reservations", self.sweeper.expire, EXPIRE_SECONDS),
             ("patrol", self.sweeper.patrol, PATROL_SECONDS),
             ("jobs", self.jobs.run_due, JOBS_SECONDS),
+            ("filling backorders", self.backorders.fill, FILL_SECONDS),
             ("reconciling", self.reconciler.step_in_turn, RECONCILE_SECONDS),
             ("pickups", self.pickups.sweep, PICKUPS_SECONDS),
             ("setting the clock", lambda: self.clock.set_by(self.database), CLOCK_SECONDS),

@@ -38,7 +38,8 @@ VOLATILE = {
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LEDGER = """
 SELECT e.location_id, e.epoch, h.last_number,
-       (SELECT json_object_agg(s.sku, json_build_array(s.available, s.safety_stock)) FROM stock_levels s
+       (SELECT json_object_agg(s.sku, json_build_array(s.available,
+               s.safety_stock - greatest(0, s.backorder_limit - s.backordered))) FROM stock_levels s
          WHERE s.location_id = e.location_id) AS levels,
        (SELECT json_agg(json_build_array(c.claim_id, c.state, c.lines, c.reservation_id IS NULL)) FROM claims c
          WHERE c.location_id = e.location_id) AS claims

@@ -9,9 +9,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from crash.matrix import CALLER
 from crash.stage import Stage
-from crash.stock import basket, dispatch, scenario
+from crash.stock import basket, dispatch, reserve, scenario
 from onhand.inventory import Counts, Notices, Transfers
-from onhand.v1 import counting_pb2, receiving_pb2
+from onhand.v1 import counting_pb2, order_pb2, receiving_pb2
 from onhand.v1 import inventory_pb2 as pb
 from shelf import request_id
 from shop import BREAD, MILK, NORTH, SOUTH, Shop
@@ -250,3 +250,75 @@ async def _(stage: Stage, shop: Shop) -> Message:
 @scenario("CancelCount", "that is counted")
 async def _(stage: Stage, shop: Shop) -> Message:
     return counting_pb2.CancelCountRequest(request_id=request_id(), count_id=await counted(shop, 8, 10))
+
+
+# -------------------------------------------------------------------------------------------------------------- backorders
+async def permit(shop: Shop, limit: int) -> None:
+    """So many units of milk beyond what the north has."""
+    request = pb.SetStockPolicyRequest(
+        request_id=request_id(), location_id=NORTH, sku=MILK, safety_stock=0, backorder_limit=limit
+    )
+    await shop.promise.set_stock_policy(request, CALLER)
+
+
+async def backordered(shop: Shop, quantity: int) -> order_pb2.Order:
+    """An order of milk that waits for what is not there."""
+    reservation_id = await shop.reserve({NORTH: {MILK: quantity}})
+    kinds = {NORTH: order_pb2.FULFILLMENT_KIND_PICKUP}
+    request = shop.place_request(reservation_id, kinds, 199 * quantity, accepts_backorder=True)
+    return (await shop.orders.place_order(request, CALLER)).order
+
+
+@scenario("SetStockPolicy", "less backorder than reservations hold")
+async def _(stage: Stage, shop: Shop) -> Message:
+    await permit(shop, 5)
+    await shop.reserve({NORTH: {MILK: 14}})
+    return pb.SetStockPolicyRequest(request_id=request_id(), location_id=NORTH, sku=MILK, backorder_limit=2)
+
+
+@scenario("Reserve", "what is not there, and backorder permits", is_tight=True)
+async def _(stage: Stage, shop: Shop) -> Message:
+    await permit(shop, 5)
+    return reserve({NORTH: {MILK: 13, BREAD: 1}})
+
+
+@scenario("PlaceOrder", "of more than is there, with a backorder")
+async def _(stage: Stage, shop: Shop) -> Message:
+    await permit(shop, 5)
+    reservation_id = await shop.reserve({NORTH: {MILK: 13, BREAD: 1}})
+    kinds = {NORTH: order_pb2.FULFILLMENT_KIND_PICKUP}
+    return shop.place_request(reservation_id, kinds, 199 * 13 + 250, accepts_backorder=True)
+
+
+@scenario("PlaceOrder", "of more than is there, by who does not wait", refusal="RESERVATION_SHORT")
+async def _(stage: Stage, shop: Shop) -> Message:
+    await permit(shop, 5)
+    reservation_id = await shop.reserve({NORTH: {MILK: 13}})
+    return shop.place_request(reservation_id, {NORTH: order_pb2.FULFILLMENT_KIND_PICKUP}, 199 * 13)
+
+
+@scenario("ReceiveStock", "of what is backordered")
+async def _(stage: Stage, shop: Shop) -> Message:
+    await permit(shop, 5)
+    await backordered(shop, 13)
+    return pb.ReceiveStockRequest(request_id=request_id(), location_id=NORTH, lines=basket({MILK: 5}))
+
+
+@scenario("CancelOrderLines", "of what is backordered")
+async def _(stage: Stage, shop: Shop) -> Message:
+    await permit(shop, 5)
+    placed = await backordered(shop, 13)
+    return order_pb2.CancelOrderLinesRequest(
+        request_id=request_id(),
+        order_id=placed.order_id,
+        lines=[order_pb2.CancelLine(line_number=1, quantity=5)],
+    )
+
+
+@scenario("filling backorders", "with what a reservation gave up", work=lambda app: app.backorders.fill())
+async def _(stage: Stage, shop: Shop) -> None:
+    await permit(shop, 5)
+    held = await shop.reserve({NORTH: {MILK: 9}})
+    await backordered(shop, 4)
+    request = pb.ReleaseReservationRequest(request_id=request_id(), reservation_id=held)
+    await shop.promise.release_reservation(request, CALLER)

@@ -10,4 +10,5 @@ async def kept(api: Api) -> None:
     """No rule of the ledger is broken."""
     async with api.app.database.transaction(isolation="repeatable_read") as snapshot:
         checks = await check_rules(snapshot)
-    assert {check.name: check.violations for check in checks if not check.is_ok} == {}
+    broken = {check.name: check.violations for check in checks if not check.is_ok}
+    assert not broken, broken

@@ -203,8 +203,8 @@ class Trade:
     async def go_on(self) -> None:
         """All of it."""
         for part in (
-            self.stock, self.transfers, self.notices, self.counts, self.reservations, self.orders, self.shortfalls, self.carts,
-            self.catalog, self.places, self.lists,
+            self.stock, self.transfers, self.notices, self.counts, self.backorders, self.reservations, self.orders,
+            self.shortfalls, self.carts, self.catalog, self.places, self.lists,
             self.refusals, self.past_the_gate, self.beside,
         ):  # fmt: skip
             await part()
@@ -245,6 +245,33 @@ class Trade:
             "SetChannelThreshold", stock.SetChannelThresholdRequest(channel=types_pb2.CHANNEL_APP, sku=milk, quantity=0)
         )
         await self.call("GetStockPosition", stock.GetStockPositionRequest(location_id=place, sku=milk))
+
+    async def backorders(self) -> None:
+        place, sku = SIZE.location(10), "backordered"
+        await self.call(
+            "CreateProduct", catalog_pb2.CreateProductRequest(product=catalog_pb2.Product(sku=sku, name=sku))
+        )
+        await self.call("SetPrice", catalog_pb2.SetPriceRequest(sku=sku, amount=dollars(100)))
+        policy = stock.SetStockPolicyRequest(location_id=place, sku=sku, backorder_limit=5)
+        await self.call("SetStockPolicy", policy)
+        await self.call("ReceiveStock", stock.ReceiveStockRequest(location_id=place, lines=lines(sku)))
+        basket = [stock.LocationBasket(location_id=place, lines=lines(sku))]
+        held = []
+        for _ in range(3):
+            request = stock.ReserveRequest(channel=types_pb2.CHANNEL_WEB, baskets=basket)
+            held.append((await self.call("Reserve", request)).reservation.reservation_id)
+        choice = orders.FulfillmentChoice(location_id=place, kind=orders.FULFILLMENT_KIND_PICKUP)
+        placed = orders.PlaceOrderRequest(
+            reservation_id=held[1],
+            currency_code="USD",
+            fulfillments=[choice],
+            tenders=card(100),
+            accepts_backorder=True,
+        )
+        await self.call("PlaceOrder", placed)
+        await self.call("ReleaseReservation", stock.ReleaseReservationRequest(reservation_id=held[0]))
+        assert await self.app.backorders.fill() == 1
+        await self.call("SetStockPolicy", stock.SetStockPolicyRequest(location_id=place, sku=sku, backorder_limit=0))
 
     async def transfers(self) -> None:
         place, (milk, *_) = SIZE.assortment(0)

@@ -23,13 +23,15 @@ class ShortfallCause(Enum):
     COUNT = "COUNT"
     REJECTION = "REJECTION"
     """Somebody looked for the same item for another order, and did not find it."""
+    BACKORDER = "BACKORDER"
+    """Nothing broke: they were never there, and the customer agreed to wait."""
     NOT_FOUND = "NOT_FOUND"
     """The location looked for these very units. With the next two: it does not bring them, whatever comes in there."""
     DAMAGED = "DAMAGED"
     CLOSED = "CLOSED"
 
 
-OF_STOCK = frozenset({ShortfallCause.SALE, ShortfallCause.COUNT, ShortfallCause.REJECTION})
+OF_STOCK = frozenset({ShortfallCause.SALE, ShortfallCause.COUNT, ShortfallCause.REJECTION, ShortfallCause.BACKORDER})
 """Causes by which units are missing in stock: `short` of a level counts these, and what comes in covers them."""
 
 
@@ -71,6 +73,7 @@ FIRST_STEP: Mapping[ShortfallCause, ShortfallStep] = MappingProxyType(
         ShortfallCause.NOT_FOUND: ShortfallStep.CHOOSE,
         ShortfallCause.DAMAGED: ShortfallStep.CHOOSE,
         ShortfallCause.CLOSED: ShortfallStep.CHOOSE,
+        ShortfallCause.BACKORDER: ShortfallStep.WAIT,
     }
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import NamedTuple
 
 from onhand.domain.errors import BucketShort
 
@@ -124,6 +125,24 @@ def sale_movements(
     return movements
 
 
-def atp(*, available: int, reserved: int, safety_stock: int, channel_threshold: int) -> int:
-    """Available to promise, as it is shown: never negative. Design, section 2."""
-    return max(0, available - reserved - safety_stock - channel_threshold)
+class Policy(NamedTuple):
+    """How far promises may go at a position. `backordered` of `backorder_limit` units beyond what is there are promised."""
+
+    safety_stock: int = 0
+    backorder_limit: int = 0
+    backordered: int = 0
+
+    @property
+    def room(self) -> int:
+        """Units beyond what is there that may still be promised."""
+        return max(0, self.backorder_limit - self.backordered)
+
+    @property
+    def floor(self) -> int:
+        """What ATP may not fall below by a promise; negative where backorder permits it."""
+        return self.safety_stock - self.room
+
+
+def atp(*, available: int, reserved: int, floor: int, channel_threshold: int) -> int:
+    """Available to promise, as it is shown: never negative. Design, section 2. `floor`: safety stock less backorder room."""
+    return max(0, available - reserved - floor - channel_threshold)

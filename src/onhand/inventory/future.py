@@ -8,6 +8,7 @@ from onhand.caller import Caller
 from onhand.crash import step
 from onhand.domain.errors import LocationNotFound, invalid
 from onhand.domain.stock import Position, atp
+from onhand.ledger.floors import FLOOR
 from onhand.ledger.mutation import Ledger
 from onhand.reservations.policy import is_online
 from onhand.v1 import receiving_pb2 as v1
@@ -20,13 +21,13 @@ LATE_HOURS_MAX = 24
 
 KNOWN = "SELECT location_id FROM locations WHERE location_id = ANY ($1) AND deleted_time IS NULL"
 # $1 locations, $2 skus, $3 channel.
-FIGURES = """
+FIGURES = f"""
 WITH reserved AS (
     SELECT c.location_id, line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS units
       FROM claims c CROSS JOIN jsonb_array_elements(c.lines) AS line
      WHERE c.state = 'active' AND c.location_id = ANY ($1) AND line ->> 0 = ANY ($2) GROUP BY 1, 2)
 SELECT l.location_id, k.sku, coalesce(s.available, 0) AS available, coalesce(s.short, 0) AS short,
-       coalesce(s.safety_stock, 0) AS safety_stock, coalesce(r.units, 0) AS reserved, coalesce(t.quantity, 0) AS threshold
+       coalesce({FLOOR.format("s.")}, 0) AS floor, coalesce(r.units, 0) AS reserved, coalesce(t.quantity, 0) AS threshold
   FROM unnest($1::text[]) AS l (location_id) CROSS JOIN unnest($2::text[]) AS k (sku)
   LEFT JOIN stock_levels s ON s.location_id = l.location_id AND s.sku = k.sku
   LEFT JOIN reserved r ON r.location_id = l.location_id AND r.sku = k.sku
@@ -94,7 +95,7 @@ def _message(row: Any, supplies: list[Any], channel: str) -> v1.FutureAvailabili
         available_to_promise=atp(
             available=row["available"] + coming - row["short"],
             reserved=row["reserved"],
-            safety_stock=row["safety_stock"] if is_online(channel) else 0,
+            floor=row["floor"] if is_online(channel) else 0,
             channel_threshold=row["threshold"],
         ),
         available_quantity=row["available"],

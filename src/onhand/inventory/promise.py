@@ -10,14 +10,17 @@ from uuid import UUID
 
 from onhand.caller import Caller
 from onhand.domain.errors import LocationNotFound, SkuNotFound, invalid
-from onhand.domain.stock import atp, sum_lines
+from onhand.domain.stock import Policy, atp, sum_lines
 from onhand.ids import parse_id
+from onhand.inventory.counted import record_shortage
 from onhand.inventory.locations import group_members
+from onhand.ledger import shortfalls
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.shortfalls import SHORT_OF_RESERVATION, SHORT_RESERVATIONS
 from onhand.ledger.transaction import Transaction
 from onhand.paging import cut, decode_token, encode_token, page_size
 from onhand.reservations.availability import Availability, Promised
+from onhand.reservations.decrease import UNPROMISED
 from onhand.reservations.policy import is_online
 from onhand.reservations.reserve import Reservations
 from onhand.v1 import inventory_pb2 as v1
@@ -46,6 +49,7 @@ POSITION = """
 SELECT l.location_id, p.sku, coalesce(s.available, 0) AS available, coalesce(s.allocated, 0) AS allocated,
        coalesce(s.damaged, 0) AS damaged, coalesce(s.quarantine, 0) AS quarantine,
        coalesce(s.safety_stock, 0) AS safety_stock, coalesce(s.short, 0) AS short,
+       coalesce(s.backorder_limit, 0) AS backorder_limit, coalesce(s.backordered, 0) AS backordered,
        coalesce((SELECT sum((line ->> 1)::int8) FROM claims c, jsonb_array_elements(c.lines) AS line
                   WHERE c.location_id = $1 AND c.state = 'active' AND line ->> 0 = $2), 0)::int8 AS reserved,
        coalesce((SELECT sum(t.dispatched + t.over - t.received - t.lost - t.returned)
@@ -57,7 +61,8 @@ SELECT l.location_id, p.sku, coalesce(s.available, 0) AS available, coalesce(s.a
   LEFT JOIN products p ON p.sku = w.sku
   LEFT JOIN stock_levels s ON s.location_id = l.location_id AND s.sku = p.sku"""
 
-SET_SAFETY = "UPDATE stock_levels SET safety_stock = $3 WHERE location_id = $1 AND sku = $2"
+SET_POLICY = """
+UPDATE stock_levels SET safety_stock = $3, backorder_limit = $4 WHERE location_id = $1 AND sku = $2"""
 SET_THRESHOLD = """
 INSERT INTO channel_thresholds (channel, sku, quantity) VALUES ($1, $2, $3)
 ON CONFLICT (channel, sku) DO UPDATE SET quantity = $3"""
@@ -164,7 +169,10 @@ class Promise:
             safety_stock=row["safety_stock"],
             inbound=row["inbound"],
             short_quantity=row["short"],
+            backorder_limit=row["backorder_limit"],
+            backordered_quantity=row["backordered"],
         )
+        policy = Policy(row["safety_stock"], row["backorder_limit"], row["backordered"])
         for value in types_pb2.Channel.values():
             if value == types_pb2.CHANNEL_UNSPECIFIED:
                 continue
@@ -177,7 +185,7 @@ class Promise:
                     available_to_promise=atp(
                         available=row["available"],
                         reserved=row["reserved"],
-                        safety_stock=row["safety_stock"] if is_online(name) else 0,
+                        floor=policy.floor if is_online(name) else 0,
                         channel_threshold=threshold,
                     ),
                 )
@@ -242,12 +250,27 @@ class Promise:
 
     # -------------------------------------------------------------------------------------------------- policies
     async def set_stock_policy(self, request: v1.SetStockPolicyRequest, caller: Caller) -> v1.SetStockPolicyResponse:
-        """Sets safety stock; the gate's floor follows like an increase, in order."""
+        """Sets safety stock and backorder limit; the gate's floor follows like an increase, in order.
+
+        A lower limit is a decrease that nobody claimed: it raises the epoch, and reservations beyond it are short.
+        """
+        position = request.location_id, request.sku
 
         async def work(transaction: Transaction) -> v1.SetStockPolicyResponse:
-            await transaction.lock_levels([(request.location_id, request.sku)], create=True)
-            await transaction.connection.execute(SET_SAFETY, request.location_id, request.sku, request.safety_stock)
-            transaction.set_floor(request.location_id, request.sku, request.safety_stock)
+            if request.HasField("backorder_limit"):
+                await transaction.bypass([request.location_id])
+            level = (await transaction.lock_levels([position], create=True))[position]
+            before = transaction.policy(position)
+            limit = request.backorder_limit if request.HasField("backorder_limit") else before.backorder_limit
+            after = Policy(request.safety_stock, limit, before.backordered)
+            await transaction.connection.execute(SET_POLICY, *position, after.safety_stock, after.backorder_limit)
+            transaction.set_floor(*position, after.floor)
+            if after.room < before.room:
+                ((_, unpromised),) = await transaction.connection.fetch(UNPROMISED, position[0], [position[1]])
+                broken = min(before.room - after.room, -unpromised - after.room)
+                if broken > 0:
+                    await shortfalls.mark_overdrawn(transaction, {position: level})
+                    await record_shortage(transaction, position, broken, "")
             return v1.SetStockPolicyResponse()
 
         return await self._ledger.mutate(request, v1.SetStockPolicyResponse, work)

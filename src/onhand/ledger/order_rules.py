@@ -5,7 +5,7 @@ from __future__ import annotations
 from onhand.domain.order import CANCELLABLE, EMPTY, HOLDING, INITIAL, LEFT, ORDER_STATES, PHASES, TRANSITIONS
 from onhand.domain.shortage import OF_STOCK
 from onhand.ledger.rule import Rule, sql_list
-from onhand.ledger.shortfalls import COVERED
+from onhand.ledger.shortfalls import COVERED, FILLED
 
 # Units that are still with the location, and units that the customer got or that are on their way to them.
 _HELD = sql_list(state.value for state in HOLDING)
@@ -213,22 +213,26 @@ RETURN_TOTALS = Rule(
 ORDERS_MOVED = Rule(
     "orders_moved_once",
     "Units were allocated, freed and handed over exactly as the fulfillment orders say, once each; what was short when it was "
-    "cancelled, rejected or moved was not there to be freed.",
+    "cancelled, rejected or moved was not there to be freed, nor was what was backordered there to be allocated.",
     f"""
     WITH absent AS (
         SELECT s.fulfillment_order_id, s.line_number, sum(e.quantity)::int8 AS units
           FROM shortfalls s JOIN shortfall_ends e USING (shortfall_id)
          WHERE e.reason IN ('CANCELLED', 'REJECTED', 'RESOURCED') AND s.cause IN ({_OF_STOCK}) GROUP BY 1, 2),
+    backordered AS (
+        SELECT fulfillment_order_id, line_number, sum(quantity)::int8 AS units FROM shortfalls
+         WHERE cause = 'BACKORDER' GROUP BY 1, 2),
     due AS (
         SELECT 'order/' || f.order_id AS document, f.location_id, p.sku,
-               coalesce(sum(p.quantity) FILTER (WHERE f.kind <> 'CARRY_OUT'), 0)::int8 AS allocated,
+               coalesce(sum(p.quantity - coalesce(b.units, 0)) FILTER (WHERE f.kind <> 'CARRY_OUT'), 0)::int8 AS allocated,
                coalesce(sum(CASE WHEN f.reject_reason IS NULL THEN p.cancelled_quantity + p.moved_quantity ELSE p.quantity END
                             - coalesce(a.units, 0)) FILTER (WHERE f.kind <> 'CARRY_OUT'), 0)::int8 AS freed,
                coalesce(sum(p.quantity - p.cancelled_quantity - p.moved_quantity)
                         FILTER (WHERE f.kind <> 'CARRY_OUT' AND f.state IN ({_LEFT})), 0)::int8 AS handed_over,
                coalesce(sum(p.quantity) FILTER (WHERE f.kind = 'CARRY_OUT'), 0)::int8 AS sold
           FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
-          LEFT JOIN absent a USING (fulfillment_order_id, line_number) GROUP BY 1, 2, 3),
+          LEFT JOIN absent a USING (fulfillment_order_id, line_number)
+          LEFT JOIN backordered b USING (fulfillment_order_id, line_number) GROUP BY 1, 2, 3),
     moved AS (
         SELECT reference_document AS document, location_id, sku,
                coalesce(sum(quantity) FILTER (WHERE from_bucket = 'available' AND to_bucket = 'allocated'), 0)::int8 AS allocated,
@@ -241,13 +245,14 @@ ORDERS_MOVED = Rule(
                                              ('available', 'customer'))
                 OR (from_bucket, reason_code) IN (('allocated', 'REJECTED_NOT_FOUND'), ('allocated', 'REJECTED_DAMAGED'),
                                                   ('allocated', 'NO_SHOW')))
-           AND reason_code <> '{COVERED}' AND reference_document NOT LIKE 'repair/%' GROUP BY 1, 2, 3)
+           AND reason_code NOT IN ('{COVERED}', '{FILLED}') AND reference_document NOT LIKE 'repair/%' GROUP BY 1, 2, 3)
     SELECT document, location_id, sku, coalesce(d.allocated, 0) AS allocated_due, coalesce(m.allocated, 0) AS allocated_moved,
            coalesce(d.freed, 0) AS freed_due, coalesce(m.freed, 0) AS freed_moved,
            coalesce(d.handed_over, 0) AS handed_over_due, coalesce(m.handed_over, 0) AS handed_over_moved,
            coalesce(d.sold, 0) AS sold_due, coalesce(m.sold, 0) AS sold_moved
       FROM due d FULL JOIN moved m USING (document, location_id, sku)
-     WHERE (d.allocated, d.freed, d.handed_over, d.sold) IS DISTINCT FROM (m.allocated, m.freed, m.handed_over, m.sold)""",
+     WHERE (coalesce(d.allocated, 0), coalesce(d.freed, 0), coalesce(d.handed_over, 0), coalesce(d.sold, 0)) <>
+           (coalesce(m.allocated, 0), coalesce(m.freed, 0), coalesce(m.handed_over, 0), coalesce(m.sold, 0))""",
 )
 
 RETURNS_MOVED = Rule(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from onhand.domain.order import CANCELLABLE, HOLDING
 from onhand.domain.shortage import OF_STOCK
+from onhand.ledger.floors import ROOM
 from onhand.ledger.rule import Rule, sql_list
-from onhand.ledger.shortfalls import COVERED, FOUND, OPENED
+from onhand.ledger.shortfalls import COVERED, FILLED, FOUND, OPENED
 
 _HELD = sql_list(state.value for state in HOLDING)
 _OPEN = sql_list(state.value for state in CANCELLABLE)
@@ -48,7 +49,7 @@ PROMISES_VISIBLE = Rule(
       FROM (SELECT c.location_id, line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS units
               FROM claims c CROSS JOIN jsonb_array_elements(c.lines) AS line WHERE c.state = 'active' GROUP BY 1, 2) AS r
       LEFT JOIN stock_levels s USING (location_id, sku)
-     WHERE r.units > coalesce(s.available, 0) AND s.overdrawn_time IS NULL""",
+     WHERE r.units > coalesce(s.available + {ROOM.format("s.")}, 0) AND s.overdrawn_time IS NULL""",
 )
 
 SHORTFALLS_END = Rule(
@@ -76,7 +77,8 @@ SHORTFALLS_MOVED = Rule(
     "Units left what is there for an order exactly as its shortfalls say, once, and came back exactly as these ended.",
     f"""
     WITH due AS (
-        SELECT 'order/' || f.order_id AS document, s.location_id, s.sku, sum(s.quantity)::int8 AS opened,
+        SELECT 'order/' || f.order_id AS document, s.location_id, s.sku,
+               coalesce(sum(s.quantity) FILTER (WHERE s.cause <> 'BACKORDER'), 0)::int8 AS opened,
                sum(e.found)::int8 AS found, sum(e.covered)::int8 AS covered
           FROM shortfalls s JOIN fulfillment_orders f USING (fulfillment_order_id)
          CROSS JOIN LATERAL (
@@ -88,14 +90,16 @@ SHORTFALLS_MOVED = Rule(
         SELECT reference_document AS document, location_id, sku,
                coalesce(sum(quantity) FILTER (WHERE reason_code = '{OPENED}'), 0)::int8 AS opened,
                coalesce(sum(quantity) FILTER (WHERE reason_code = '{FOUND}'), 0)::int8 AS found,
-               coalesce(sum(quantity) FILTER (WHERE reason_code = '{COVERED}'), 0)::int8 AS covered
+               coalesce(sum(quantity) FILTER (WHERE reason_code IN ('{COVERED}', '{FILLED}')), 0)::int8 AS covered
           FROM stock_movements
          WHERE (reason_code, from_bucket, to_bucket) IN (('{OPENED}', 'allocated', 'adjustment'),
-               ('{FOUND}', 'adjustment', 'allocated'), ('{COVERED}', 'available', 'allocated')) GROUP BY 1, 2, 3)
+               ('{FOUND}', 'adjustment', 'allocated'), ('{COVERED}', 'available', 'allocated'),
+               ('{FILLED}', 'available', 'allocated')) GROUP BY 1, 2, 3)
     SELECT document, location_id, sku, d.opened AS opened_due, m.opened AS opened_moved, d.found AS found_due,
            m.found AS found_moved, d.covered AS covered_due, m.covered AS covered_moved
       FROM due d FULL JOIN moved m USING (document, location_id, sku)
-     WHERE (d.opened, d.found, d.covered) IS DISTINCT FROM (m.opened, m.found, m.covered)""",
+     WHERE (coalesce(d.opened, 0), coalesce(d.found, 0), coalesce(d.covered, 0)) <>
+           (coalesce(m.opened, 0), coalesce(m.found, 0), coalesce(m.covered, 0))""",
 )
 
 SHORTFALL_RULES = (PROMISES_VISIBLE, SHORTFALLS_END, SHORTFALLS_MOVED)

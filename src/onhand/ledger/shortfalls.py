@@ -29,6 +29,7 @@ from onhand.domain.shortage import (
 )
 from onhand.domain.stock import Bucket, Level, Movement, Position
 from onhand.ids import new_id
+from onhand.ledger.floors import ROOM
 from onhand.ledger.rule import sql_list
 from onhand.postgres import Connection
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 OPENED, FOUND, COVERED = "SHORTFALL_OPENED", "SHORTFALL_FOUND", "SHORTFALL_COVERED"
 """The reasons of movements: allocated -> adjustment, adjustment -> allocated, available -> allocated."""
+FILLED = "BACKORDER_FILLED"
+"""As COVERED, with units that were there and claimed for it, so that the gate heard of them."""
 MARK_SECONDS = 3600
 """How long a position stays marked: a reservation may have been on its way into the journal, but no process outlives this."""
 
@@ -58,7 +61,8 @@ INSERT INTO shortfalls (shortfall_id, location_id, sku, fulfillment_order_id, li
                         reference_document, next_step)
 SELECT n.shortfall_id, $5, $6, n.fulfillment_order_id, n.line_number, n.quantity, n.quantity, $7, $8, $9
   FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::int8[]) AS n (shortfall_id, fulfillment_order_id, line_number, quantity)"""
-ADD_SHORT = "UPDATE stock_levels SET short = short + $3 WHERE location_id = $1 AND sku = $2"
+ADD_SHORT = """
+UPDATE stock_levels SET short = short + $3, backordered = backordered + $4 WHERE location_id = $1 AND sku = $2"""
 
 _SHORTFALLS = """
 SELECT s.shortfall_id, s.location_id, s.sku, s.fulfillment_order_id, s.line_number, s.open_quantity, s.next_step, f.order_id,
@@ -91,6 +95,7 @@ WAITING_FOR_COUNT = """
 SELECT shortfall_id FROM shortfalls
  WHERE location_id = $1 AND sku = ANY ($2) AND open_quantity > 0 AND next_step = 'COUNT' ORDER BY shortfall_id"""
 
+_ROOM = ROOM.format("s.")
 MARK = """
 UPDATE stock_levels SET overdrawn_time = now()
  WHERE (location_id, sku) IN (SELECT * FROM unnest($1::text[], $2::text[]))"""
@@ -99,12 +104,14 @@ UNMARK = f"""
 UPDATE stock_levels s SET overdrawn_time = NULL
   FROM unnest($1::text[], $2::text[]) AS n (location_id, sku)
  WHERE s.location_id = n.location_id AND s.sku = n.sku AND s.overdrawn_time < now() - interval '{MARK_SECONDS} seconds'
-   AND s.available >= (
+   AND s.available + {_ROOM} >= (
        SELECT coalesce(sum((line ->> 1)::int8), 0) FROM claims c CROSS JOIN jsonb_array_elements(c.lines) AS line
         WHERE c.location_id = s.location_id AND c.state = 'active' AND line ->> 0 = s.sku)"""
-# Reserved lines at marked positions, the oldest first; `upto`: what they and those before them need.
-RESERVED = """
-SELECT c.location_id, line ->> 0 AS sku, c.created_time, c.claim_id, c.reservation_id, c.deadline, s.available,
+# Reserved lines at marked positions, the oldest first. `available`: what may be promised;
+# `upto`: what they and those before them need.
+RESERVED = f"""
+SELECT c.location_id, line ->> 0 AS sku, c.created_time, c.claim_id, c.reservation_id, c.deadline,
+       s.available + {_ROOM} AS available,
        (line ->> 1)::int8 AS quantity,
        (sum((line ->> 1)::int8) OVER (PARTITION BY c.location_id, line ->> 0 ORDER BY c.created_time, c.claim_id))::int8 AS upto
   FROM stock_levels s JOIN claims c ON c.location_id = s.location_id AND c.state = 'active' AND c.deadline > now()
@@ -210,7 +217,7 @@ async def open_shortfalls(
     await tx.add_short(position, total)
     await tx.post([s.movement(s.quantity, Bucket.ALLOCATED, Bucket.ADJUSTMENT, OPENED, actor) for s in opened])
     for shortfall in opened:
-        _emit(tx, "opened", shortfall, {"cause": cause.value, "reference_document": reference})
+        _emit(tx, "opened", shortfall, {"reference_document": reference})
     return total
 
 
@@ -242,11 +249,45 @@ async def open_rejected(
         _emit(tx, "opened", shortfall, {"cause": cause.value, "reference_document": reference})
 
 
+@step("ledger.open_backorders")
+async def open_backorders(tx: Transaction, position: Position, promises: Sequence[Promise], reference: str) -> None:
+    """Promises claimed units of a locked position that are not there: they wait for what comes in, first come first served."""
+    ids, units = [new_id() for _ in promises], sum(promise.quantity for promise in promises)
+    await tx.connection.execute(
+        OPEN,
+        ids,
+        [promise.fulfillment_order_id for promise in promises],
+        [promise.line_number for promise in promises],
+        [promise.quantity for promise in promises],
+        *position,
+        ShortfallCause.BACKORDER.value,
+        reference,
+        FIRST_STEP[ShortfallCause.BACKORDER].value,
+    )
+    await tx.add_short(position, units, units)
+    tx.owe(position, units)
+    cause = ShortfallCause.BACKORDER.value
+    for shortfall in _open(await tx.connection.fetch(OF_IDS, ids)):
+        _emit(tx, "opened", shortfall, {"cause": cause, "reference_document": reference})
+
+
 async def cover(tx: Transaction, grown: Mapping[Position, tuple[int, Movement]]) -> list[Movement]:
     """Ends shortfalls with units that came into `available`, and returns the movements that take them from there.
 
     `grown`: by how much it grew, and the movement by which. The caller books them within the same increase.
     """
+    return await _take(tx, grown, COVERED)
+
+
+@step("ledger.fill_backorders")
+async def fill(tx: Transaction, position: Position, units: int) -> None:
+    """Gives claimed units of `available` to those who wait longest for them at a locked position."""
+    by = Movement(*position, units, Bucket.AVAILABLE, Bucket.ALLOCATED, FILLED, "backorders")
+    await tx.post(await _take(tx, {position: (units, by)}, FILLED))
+
+
+async def _take(tx: Transaction, grown: Mapping[Position, tuple[int, Movement]], why: str) -> list[Movement]:
+    """Ends shortfalls, the oldest promise's first, with units of `available`; the movements that take them from there."""
     movements: list[Movement] = []
     for position, (units, by) in sorted(grown.items()):
         ends: list[tuple[Open, int]] = []
@@ -256,7 +297,8 @@ async def cover(tx: Transaction, grown: Mapping[Position, tuple[int, Movement]])
                 units -= taken
         reason = ShortfallEnd.COUNTED if by.reason_code == "COUNT" else ShortfallEnd.COVERED
         await _end(tx, ends, reason, by.reference_document)
-        movements += [s.movement(n, Bucket.AVAILABLE, Bucket.ALLOCATED, COVERED, by.actor) for s, n in ends]
+        way = Bucket.AVAILABLE, Bucket.ALLOCATED, why
+        movements += [s.movement(n, *way, by.actor) for s, n in ends]
     return movements
 
 
@@ -351,7 +393,8 @@ async def _end(tx: Transaction, ends: Sequence[tuple[Open, int]], reason: Shortf
     await tx.connection.execute(END, [s.shortfall_id for s, _ in ends], [n for _, n in ends], reason.value, reference)
     for shortfall, quantity in ends:
         if shortfall.cause in OF_STOCK:
-            await tx.add_short(shortfall.position, -quantity)
+            is_backorder = shortfall.cause is ShortfallCause.BACKORDER
+            await tx.add_short(shortfall.position, -quantity, -quantity if is_backorder else 0)
     after = {s.shortfall_id: s for s in _open(await tx.connection.fetch(OF_IDS, [s.shortfall_id for s, _ in ends]))}
     for shortfall, quantity in ends:
         data = {"quantity": quantity, "reason": reason.value, "reference_document": reference}
@@ -392,6 +435,7 @@ def _emit(tx: Transaction, what: str, shortfall: Open, data: Mapping[str, Any]) 
             "sku": shortfall.sku,
             "open_quantity": shortfall.quantity,
             "next_step": shortfall.next_step.value,
+            "cause": shortfall.cause.value,
             **data,
         },
         shortfall.location_id,
@@ -404,7 +448,8 @@ async def mark_overdrawn(tx: Transaction, before: Mapping[Position, Level]) -> N
     """A fact took reserved units of locked positions, which held `before`: from now on it is asked who is short there."""
     columns = [p[0] for p in before], [p[1] for p in before]
     await tx.connection.execute(MARK, *columns)
-    for row in await tx.connection.fetch(BROKEN_RESERVATIONS, *columns, [level.available for level in before.values()]):
+    promised = [level.available + tx.policy(position).room for position, level in before.items()]
+    for row in await tx.connection.fetch(BROKEN_RESERVATIONS, *columns, promised):
         data = {**dict(row), "reservation_id": str(row["reservation_id"])}
         tx.emit("onhand.reservation.short.v1", f"reservation/{row['reservation_id']}", data, row["location_id"])
 

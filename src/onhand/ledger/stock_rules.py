@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onhand.ledger.floors import ROOM
 from onhand.ledger.rule import Rule
 from onhand.ledger.shortfalls import COVERED
 
@@ -19,6 +20,10 @@ _MOVED = ", ".join(
     f"sum(CASE '{b}' WHEN to_bucket THEN quantity WHEN from_bucket THEN -quantity ELSE 0 END)::int8 AS {b}"
     for b in INSIDE
 )
+
+_ROOM = ROOM.format("s.")
+_BACKORDERED = """backordered AS (
+        SELECT location_id, sku, sum(quantity)::int8 AS units FROM shortfalls WHERE cause = 'BACKORDER' GROUP BY 1, 2)"""
 
 CONSERVATION = Rule(
     "conservation",
@@ -60,18 +65,26 @@ APPEND_ONLY = Rule(
 # then was taken by facts, and they wrote it down.
 NO_OVERSELL = Rule(
     "no_oversell",
-    "Active reservations never exceed what is available, but by the shortages that facts (sales in hand, counts) recorded.",
+    "Active reservations never exceed what is available and what backorder permits, but by the shortages that facts (sales in "
+    "hand, counts) and lower limits recorded; orders never have more backordered than open shortfalls of that cause say.",
     f"""
     WITH reserved AS (
         SELECT c.location_id, line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS reserved, min(c.created_time) AS since
           FROM claims c CROSS JOIN jsonb_array_elements(c.lines) AS line WHERE c.state = 'active' GROUP BY 1, 2)
-    SELECT r.location_id, r.sku, coalesce(s.available, 0) AS available, r.reserved, h.units AS recorded_shortages
+    SELECT r.location_id, r.sku, coalesce(s.available, 0) AS available, r.reserved, h.units AS recorded_shortages,
+           coalesce({_ROOM}, 0) AS backorder_room
       FROM reserved r LEFT JOIN stock_levels s USING (location_id, sku)
      CROSS JOIN LATERAL (
            SELECT coalesce(sum(quantity), 0)::int8 AS units FROM shortages h
             WHERE h.location_id = r.location_id AND h.sku = r.sku
               AND h.created_time >= r.since - interval '{SHORTAGE_LOOKBACK_SECONDS} seconds') AS h
-     WHERE coalesce(s.available, 0) - r.reserved < -h.units""",
+     WHERE coalesce(s.available + {_ROOM}, 0) - r.reserved < -h.units
+     UNION ALL
+    SELECT location_id, sku, s.available, 0, 0, s.backordered - coalesce(b.units, 0)
+      FROM stock_levels s FULL JOIN (
+           SELECT location_id, sku, sum(open_quantity)::int8 AS units FROM shortfalls
+            WHERE cause = 'BACKORDER' AND open_quantity > 0 GROUP BY 1, 2) AS b USING (location_id, sku)
+     WHERE (s.backordered > 0 OR b.units > 0) AND s.backordered IS DISTINCT FROM coalesce(b.units, 0)""",
 )
 
 CLAIMS_WELL_FORMED = Rule(
@@ -112,17 +125,19 @@ RESERVATIONS_WHOLE = Rule(
 
 CLAIMS_USED_ONCE = Rule(
     "claims_used_once",
-    "What claims took for good (confirmed, consumed) is no more than what left `available` there.",
-    """
+    "What claims took for good (confirmed, consumed) is no more than what left `available` there, and was backordered.",
+    f"""
     WITH used AS (
         SELECT c.location_id, line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS units
           FROM claims c CROSS JOIN jsonb_array_elements(c.lines) AS line
          WHERE c.state IN ('confirmed', 'consumed') GROUP BY 1, 2),
     gone AS (
         SELECT location_id, sku, sum(quantity)::int8 AS units FROM stock_movements
-         WHERE from_bucket = 'available' GROUP BY 1, 2)
-    SELECT location_id, sku, u.units AS claimed, coalesce(g.units, 0) AS moved
-      FROM used u LEFT JOIN gone g USING (location_id, sku) WHERE u.units > coalesce(g.units, 0)""",
+         WHERE from_bucket = 'available' GROUP BY 1, 2),
+    {_BACKORDERED}
+    SELECT location_id, sku, u.units AS claimed, coalesce(g.units, 0) AS moved, coalesce(b.units, 0) AS backordered
+      FROM used u LEFT JOIN gone g USING (location_id, sku) LEFT JOIN backordered b USING (location_id, sku)
+     WHERE u.units > coalesce(g.units, 0) + coalesce(b.units, 0)""",
 )
 
 DELTAS_CONTIGUOUS = Rule(
@@ -140,7 +155,7 @@ DELTAS_CONTIGUOUS = Rule(
 INCREASES_NUMBERED = Rule(
     "increases_numbered",
     "Every unit that came into `available` is in a numbered increase for the gate, once, but for those that orders lacked and "
-    "got at once; opening stock came before the gate.",
+    "got at once, and every claimed unit that an order was promised without its being there; opening stock came before the gate.",
     f"""
     WITH numbered AS (
         SELECT d.location_id, line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS units
@@ -150,9 +165,11 @@ INCREASES_NUMBERED = Rule(
           FROM stock_movements
          WHERE (to_bucket = 'available' OR (from_bucket = 'available' AND reason_code = '{COVERED}'))
            AND NOT (reason_code = '{OPENING_STOCK}' AND from_bucket = 'supplier' AND reference_document LIKE 'import/%')
-         GROUP BY 1, 2)
-    SELECT location_id, sku, coalesce(m.units, 0) AS moved, coalesce(n.units, 0) AS numbered
-      FROM moved m FULL JOIN numbered n USING (location_id, sku) WHERE coalesce(m.units, 0) <> coalesce(n.units, 0)""",
+         GROUP BY 1, 2),
+    {_BACKORDERED}
+    SELECT location_id, sku, coalesce(m.units, 0) AS moved, coalesce(n.units, 0) AS numbered, coalesce(b.units, 0) AS backordered
+      FROM moved m FULL JOIN numbered n USING (location_id, sku) FULL JOIN backordered b USING (location_id, sku)
+     WHERE coalesce(m.units, 0) + coalesce(b.units, 0) <> coalesce(n.units, 0)""",
 )
 
 LOCATIONS_KNOWN_TO_GATE = Rule(

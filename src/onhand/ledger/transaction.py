@@ -15,7 +15,7 @@ from onhand.domain.errors import (
     ReservationNotFound,
     SkuNotFound,
 )
-from onhand.domain.stock import Bucket, Level, Movement, Position, apply_movements
+from onhand.domain.stock import Bucket, Level, Movement, Policy, Position, apply_movements
 from onhand.ids import new_id
 from onhand.ledger import shortfalls
 from onhand.ledger.claims import Claim, ClaimRefused, ConfirmedClaim, Lines, Settlement
@@ -48,7 +48,7 @@ present AS (
     SELECT count(*) AS levels FROM stock_levels JOIN unnest($1::text[], $2::text[]) AS p (location_id, sku)
      USING (location_id, sku))
 SELECT s.location_id, s.sku, s.available, s.allocated, s.damaged, s.quarantine, e.epoch, s.short,
-       s.overdrawn_time IS NOT NULL AS is_overdrawn
+       s.overdrawn_time IS NOT NULL AS is_overdrawn, s.safety_stock, s.backorder_limit, s.backordered
   FROM epochs e JOIN unnest($1::text[], $2::text[]) AS p (location_id, sku) USING (location_id)
   JOIN stock_levels s USING (location_id, sku)
  WHERE NOT $3 OR (SELECT levels FROM present) = cardinality($1)
@@ -128,6 +128,7 @@ class Transaction:
         self._levels: dict[Position, Level] = {}
         self._short: dict[Position, int] = {}
         self._overdrawn: set[Position] = set()
+        self._policies: dict[Position, Policy] = {}
         self._settlements: dict[str, Settlement] = {}
         self._increases: dict[str, list[tuple[str, int, int | None]]] = {}
         self._uncovered: dict[Position, int] = {}
@@ -268,6 +269,12 @@ class Transaction:
         self._levels.update(found)
         self._short.update({(r["location_id"], r["sku"]): r["short"] for r in rows})
         self._overdrawn.update((r["location_id"], r["sku"]) for r in rows if r["is_overdrawn"])
+        self._policies.update(
+            {
+                (r["location_id"], r["sku"]): Policy(r["safety_stock"], r["backorder_limit"], r["backordered"])
+                for r in rows
+            }
+        )
         return {p: found.get(p, Level()) for p in wanted}
 
     def level(self, position: Position) -> Level:
@@ -282,10 +289,26 @@ class Transaction:
         """Whether reservations of a locked position may be short."""
         return position in self._overdrawn
 
-    async def add_short(self, position: Position, units: int) -> None:
-        """Keeps a level's `short` beside its shortfalls."""
-        await self.connection.execute(shortfalls.ADD_SHORT, *position, units)
+    def policy(self, position: Position) -> Policy:
+        """How far promises may go at a locked position."""
+        return self._policies.get(position, Policy())
+
+    async def add_short(self, position: Position, units: int, backordered: int = 0) -> None:
+        """Keeps a level's `short` beside its shortfalls, and the gate's floor beside those of them that are backorders."""
+        await self.connection.execute(shortfalls.ADD_SHORT, *position, units, backordered)
         self._short[position] += units
+        if backordered:
+            before = self.policy(position)
+            self._policies[position] = before._replace(backordered=before.backordered + backordered)
+            self.set_floor(*position, self.policy(position).floor)
+
+    def owe(self, position: Position, units: int) -> None:
+        """Claimed units of a position are promised and not there: nothing leaves `available` for them.
+
+        The gate gets them back, in the delta that raises its floor by as many: what it may promise stays what it was.
+        """
+        self._uncovered[position] = self._uncovered.get(position, 0) + units
+        self._increases.setdefault(position[0], []).append((position[1], units, None))
 
     @step("ledger.post")
     async def post(self, movements: Sequence[Movement]) -> dict[Position, Level]:

@@ -111,7 +111,8 @@ async def place(
         tx.emit(*event)
     placed = await read_order(tx.connection, order_id)
     # Last, for the levels of a hot sku are locked from here to the commit.
-    await _allocate(tx, claims, f"order/{order_id}", wanted.actor)
+    if await _allocate(tx, claims, order, wanted):
+        placed = await read_order(tx.connection, order_id)
     return pb.PlaceOrderResponse(order=placed, pickup_codes=pickup_codes)
 
 
@@ -222,24 +223,34 @@ def _line(number: int, line: CartLine, currency: str) -> NewLine:
     return NewLine(number, line.sku, line.quantity, price.amount_minor, price.price_quantity, total_minor)
 
 
-async def _allocate(tx: Transaction, claims: Sequence[ConfirmedClaim], document: str, actor: str) -> None:
-    """Promises the claimed units. Goods in a customer's hand may have gone first: then nothing is ordered.
+async def _allocate(tx: Transaction, claims: Sequence[ConfirmedClaim], order: NewOrder, wanted: Checkout) -> bool:
+    """Promises the claimed units; whether some are not there and wait for what comes in (a backorder).
 
-    Where they did, older reservations have what is left before this one.
+    Goods in a customer's hand may have gone first: then nothing is ordered. Where they did, or where backorder is permitted,
+    older reservations have what is left before this one.
     """
+    document = f"order/{order.order_id}"
     units = [(claim, sku, quantity) for claim in claims for sku, quantity in claim.lines]
     levels = await tx.lock_levels((claim.location_id, sku) for claim, sku, _ in units)
     left = {position: level.available for position, level in levels.items()}
     overdrawn = [
-        (claim.location_id, sku, claim.claim_id) for claim, sku, _ in units if tx.is_overdrawn((claim.location_id, sku))
+        (claim.location_id, sku, claim.claim_id)
+        for claim, sku, _ in units
+        if tx.is_overdrawn((claim.location_id, sku)) or tx.policy((claim.location_id, sku)).backorder_limit
     ]
     if overdrawn:
         for position, needed in (await shortfalls.needed_by_older(tx.connection, overdrawn)).items():
             left[position] = max(0, left[position] - needed)
+    owed = {
+        (claim.location_id, sku): quantity - left[claim.location_id, sku]
+        for claim, sku, quantity in units
+        if left[claim.location_id, sku] < quantity
+    }
     shorts = tuple(
         Short(claim.location_id, sku, quantity, left[claim.location_id, sku])
         for claim, sku, quantity in units
-        if left[claim.location_id, sku] < quantity
+        if (rest := owed.get((claim.location_id, sku), 0))
+        and not (wanted.request.accepts_backorder and rest <= tx.policy((claim.location_id, sku)).room)
     )
     if shorts:
         raise ReservationShort(shorts)
@@ -248,17 +259,24 @@ async def _allocate(tx: Transaction, claims: Sequence[ConfirmedClaim], document:
             Movement(
                 claim.location_id,
                 sku,
-                quantity,
+                there,
                 Bucket.AVAILABLE,
                 Bucket.ALLOCATED,
                 REASON,
                 document,
                 claim.channel,
-                actor,
+                wanted.actor,
             )
             for claim, sku, quantity in units
+            if (there := quantity - owed.get((claim.location_id, sku), 0))
         ]
     )
+    for fulfillment in order.fulfillments:
+        for line_number, sku, _ in fulfillment.parts:
+            if rest := owed.get((fulfillment.location_id, sku), 0):
+                promise = shortfalls.Promise(fulfillment.fulfillment_order_id, line_number, False, rest)
+                await shortfalls.open_backorders(tx, (fulfillment.location_id, sku), [promise], document)
+    return bool(owed)
 
 
 def _fulfillment(

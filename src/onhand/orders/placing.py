@@ -50,7 +50,7 @@ SELECT w.place, c.location_id, c.claim_id, c.channel, c.customer_id, line ->> 0 
  CROSS JOIN LATERAL (
     SELECT offers_pickup, offers_shipping FROM locations WHERE location_id = c.location_id LIMIT 1) AS l
   LEFT JOIN LATERAL (
-    SELECT available >= (line ->> 1)::int8 AND overdrawn_time IS NULL AS is_there FROM stock_levels
+    SELECT available >= (line ->> 1)::int8 AND overdrawn_time IS NULL AND backorder_limit = 0 AS is_there FROM stock_levels
      WHERE location_id = c.location_id AND sku = line ->> 0 LIMIT 1) AS s ON true
  WHERE (SELECT true FROM requests q WHERE q.request_id = w.request_id) IS NULL"""
 WRITE = Statement(together.PLACE)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from onhand import deadline
 from onhand.crash import step
 from onhand.domain.errors import LedgerUnavailable, LocationNotFound
+from onhand.ledger.floors import FLOOR
 from onhand.postgres import Database
 from onhand.redis import Unreachable
 from onhand.reservations.combiner import Combiner
@@ -37,13 +38,14 @@ SELECT e.location_id, e.epoch, p.version
        SELECT location_id, epoch FROM location_epochs JOIN locations USING (location_id)
         WHERE location_id = ANY ($1) AND deleted_time IS NULL) e ON true"""
 # Used where the gate cannot be: levels less what the active reservations hold, past their deadline or not, as in the gate.
-LEVELS = """
+LEVELS = f"""
 WITH wanted AS (SELECT * FROM unnest($1::text[], $2::text[]) AS w (location_id, sku)),
 reserved AS (
     SELECT c.location_id, line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS quantity
       FROM claims c, jsonb_array_elements(c.lines) AS line
      WHERE c.state = 'active' AND c.location_id = ANY ($3) GROUP BY 1, 2)
-SELECT w.location_id, w.sku, coalesce(s.available, 0) - coalesce(r.quantity, 0) AS atp, coalesce(s.safety_stock, 0) AS floor
+SELECT w.location_id, w.sku, coalesce(s.available, 0) - coalesce(r.quantity, 0) AS atp,
+       coalesce({FLOOR.format("s.")}, 0) AS floor
   FROM wanted w LEFT JOIN stock_levels s USING (location_id, sku) LEFT JOIN reserved r USING (location_id, sku)"""
 
 

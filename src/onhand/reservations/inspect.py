@@ -22,6 +22,7 @@ from typing import Any
 from uuid import UUID
 
 from onhand import crash
+from onhand.ledger.floors import FLOOR
 from onhand.postgres import Connection, Database
 from onhand.reservations.gate import Dump, Gate
 
@@ -43,8 +44,9 @@ NOBODY_COMMITS = "SELECT epoch FROM location_epochs WHERE location_id = $1 FOR U
 HEAD = """
 SELECT e.epoch, coalesce(h.last_number, 0) AS last_number, (extract(epoch FROM clock_timestamp()) * 1000)::int8 AS now_ms
   FROM location_epochs e LEFT JOIN location_delta_heads h USING (location_id) WHERE e.location_id = $1"""
-LEVELS = """
-SELECT sku, available, safety_stock FROM stock_levels WHERE location_id = $1 AND ($2::text[] IS NULL OR sku = ANY ($2))"""
+LEVELS = f"""
+SELECT sku, available, {FLOOR.format("")} AS floor FROM stock_levels
+ WHERE location_id = $1 AND ($2::text[] IS NULL OR sku = ANY ($2))"""
 ACTIVE = "SELECT claim_id FROM claims WHERE location_id = $1 AND state = 'active'"
 STATES = "SELECT claim_id, state, lines FROM claims WHERE location_id = $1 AND claim_id = ANY ($2)"
 DELTAS = """
@@ -100,7 +102,7 @@ class _Moment:
     async def read(self, skus: Sequence[str] | None) -> None:
         """Levels and active claims."""
         rows = await self.connection.fetch(LEVELS, self.location_id, skus)
-        self.levels = {r["sku"]: (r["available"], r["safety_stock"]) for r in rows}
+        self.levels = {r["sku"]: (r["available"], r["floor"]) for r in rows}
         self.active = {r["claim_id"] for r in await self.connection.fetch(ACTIVE, self.location_id)}
 
     async def ask(self, claim_ids: Iterable[UUID]) -> None:

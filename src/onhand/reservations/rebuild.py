@@ -20,6 +20,7 @@ from typing import TypeVar
 from onhand.crash import step
 from onhand.deadline import patience, seconds_left, shared_context
 from onhand.domain.errors import GateUnavailable, LocationNotFound
+from onhand.ledger.floors import FLOOR
 from onhand.postgres import Connection, Database
 from onhand.redis import Unreachable
 from onhand.reservations.gate import Gate, Header, LoadPart
@@ -51,10 +52,11 @@ RAISE = """
 UPDATE location_epochs e SET epoch = greatest(e.epoch, $2) + 1
   FROM locations l WHERE e.location_id = $1 AND l.location_id = e.location_id AND l.deleted_time IS NULL
 RETURNING e.epoch"""
+_FLOOR = FLOOR.format("s.")
 # As text that the gate takes: a sku needs no quoting in JSON, its form is checked by the table.
-STOCK = """
+STOCK = f"""
 SELECT format('"%s","%s"', s.sku, s.available - coalesce(r.reserved, 0)) AS stock,
-       CASE WHEN s.safety_stock <> 0 THEN format('"%s","%s"', s.sku, s.safety_stock) END AS floor
+       CASE WHEN {_FLOOR} <> 0 THEN format('"%s","%s"', s.sku, {_FLOOR}) END AS floor
   FROM stock_levels s
   LEFT JOIN (SELECT line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS reserved
                FROM claims c, jsonb_array_elements(c.lines) AS line

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from onhand import crash
 from onhand.ids import new_id
+from onhand.ledger.floors import FLOOR
 from onhand.ledger.transaction import EMIT
 from onhand.postgres import Connection, Database
 from onhand.reservations.gate import Dump, Gate
@@ -33,8 +34,8 @@ IN_FLIGHT_SECONDS = 30.0
 
 NEXT_LOCATION = """
 SELECT location_id FROM locations WHERE deleted_time IS NULL AND location_id > $1 ORDER BY location_id LIMIT 1"""
-STOCK = """
-SELECT s.sku, s.available - coalesce(r.reserved, 0) AS atp, s.safety_stock AS floor
+STOCK = f"""
+SELECT s.sku, s.available - coalesce(r.reserved, 0) AS atp, {FLOOR.format("s.")} AS floor
   FROM stock_levels s
   LEFT JOIN (SELECT line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS reserved
                FROM claims c, jsonb_array_elements(c.lines) AS line

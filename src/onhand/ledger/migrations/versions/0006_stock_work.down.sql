@@ -1,5 +1,13 @@
 -- Back to transfers that are on their way or whole. What was lost, came in addition or came back is told by movements only, which
 -- stay; so `onhand verify` of the older version reports these transfers, and a person knows why.
+-- Backorders become shortfalls that somebody decided to wait for. A gate that was loaded before has to be emptied (FLUSHALL): its
+-- floors still permit backorders.
+UPDATE shortfalls SET cause = 'COUNT' WHERE cause = 'BACKORDER';
+ALTER TABLE shortfalls DROP CONSTRAINT shortfalls_cause_check;
+ALTER TABLE shortfalls ADD CONSTRAINT shortfalls_cause_check CHECK (cause IN ('SALE', 'COUNT'));
+DROP INDEX stock_levels_backordered;
+ALTER TABLE stock_levels DROP CONSTRAINT stock_levels_backordered_check, DROP COLUMN backorder_limit, DROP COLUMN backordered;
+
 DROP TABLE count_variances;
 DROP TABLE count_attempts;
 DROP TABLE count_lines;

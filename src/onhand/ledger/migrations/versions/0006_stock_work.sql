@@ -34,6 +34,18 @@ CREATE INDEX transfers_from ON transfers (from_location_id, transfer_id);
 CREATE INDEX transfers_open_to ON transfers (to_location_id, transfer_id) WHERE state IN ('REQUESTED', 'IN_TRANSIT');
 CREATE INDEX transfers_open_from ON transfers (from_location_id, transfer_id) WHERE state IN ('REQUESTED', 'IN_TRANSIT');
 
+-- -------------------------------------------------------------------------------------------------------- backorders
+-- Units beyond what is there that orders may be promised, and that they were: open shortfalls of cause BACKORDER, a part of
+-- `short`. The gate's floor is safety_stock - greatest(0, backorder_limit - backordered) (onhand.ledger.floors).
+ALTER TABLE stock_levels
+    ADD COLUMN backorder_limit bigint NOT NULL DEFAULT 0 CHECK (backorder_limit >= 0),
+    ADD COLUMN backordered bigint NOT NULL DEFAULT 0,
+    ADD CONSTRAINT stock_levels_backordered_check CHECK (backordered BETWEEN 0 AND short);
+-- Where backorders wait. Nothing about `available`: an index that names it would make every change of a level a change of it.
+CREATE INDEX stock_levels_backordered ON stock_levels (location_id, sku) WHERE backordered > 0;
+ALTER TABLE shortfalls DROP CONSTRAINT shortfalls_cause_check;
+ALTER TABLE shortfalls ADD CONSTRAINT shortfalls_cause_check CHECK (cause IN ('SALE', 'COUNT', 'BACKORDER'));
+
 -- --------------------------------------------------------------------------------------------------- advance notices
 CREATE TABLE advance_notices (
     advance_notice_id  uuid PRIMARY KEY,
