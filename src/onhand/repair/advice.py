@@ -16,6 +16,8 @@ NEXT_STEPS = {
     "reservations_whole": "Release the reservation, tell its customer, and let them order again.",
     "claims_used_once": _RESTORE,
     "transfers": "Compare the transfer with what was sent and received; correct stock by a count at both locations.",
+    "advance_notices": "Compare the notice with what the supplier delivered; count the position where they differ.",
+    "counts": "Count the position: a count sets it by the shelf, whatever this one booked.",
     "deltas_contiguous": _RESTORE,
     "deleted_locations_empty": "Move what the location holds elsewhere, or take back its deletion in the database.",
     "shortages": _RESTORE,
