@@ -30,6 +30,7 @@ from onhand.domain.errors import (
     invalid,
 )
 from onhand.domain.order import INITIAL, FulfillmentKind, OrderState
+from onhand.domain.shortage import Promise
 from onhand.domain.stock import Bucket, Movement, sum_lines
 from onhand.ids import new_id, parse_id
 from onhand.ledger import shortfalls
@@ -274,7 +275,7 @@ async def _allocate(tx: Transaction, claims: Sequence[ConfirmedClaim], order: Ne
     for fulfillment in order.fulfillments:
         for line_number, sku, _ in fulfillment.parts:
             if rest := owed.get((fulfillment.location_id, sku), 0):
-                promise = shortfalls.Promise(fulfillment.fulfillment_order_id, line_number, False, rest)
+                promise = Promise(fulfillment.fulfillment_order_id, line_number, False, rest)
                 await shortfalls.open_backorders(tx, (fulfillment.location_id, sku), [promise], document)
     return bool(owed)
 
