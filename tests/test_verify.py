@@ -18,17 +18,17 @@ from onhand.clock import milliseconds
 from onhand.dev.valkey import EmbeddedValkey
 from onhand.domain.errors import LedgerUnavailable
 from onhand.ids import new_id
-from onhand.inventory import Transfers
+from onhand.inventory import Counts, Notices, Transfers
 from onhand.ledger import invariants
 from onhand.ledger.invariants import Check
 from onhand.postgres import Connection
 from onhand.reservations.gate import Drop, Take
 from onhand.reservations.inspect import LATE_SECONDS
-from onhand.v1 import inventory_pb2, types_pb2
+from onhand.v1 import counting_pb2, inventory_pb2, receiving_pb2, types_pb2
 from onhand.v1 import order_pb2 as pb
 from onhand.verify import GATE_NAME, SCHEMA_NAME, Report, verify
-from shelf import request_id
-from shop import BREAD, CALLER, DEPOT, FUEL, MILK, NORTH, SOUTH, Shop, fulfillment_of
+from shelf import add_product, request_id
+from shop import BREAD, CALLER, DEPOT, FUEL, MILK, NORTH, SOUTH, Shop, dollars, fulfillment_of
 
 RULE_NAMES = {rule.name for rule in invariants.RULES}
 
@@ -147,7 +147,9 @@ async def _work(shop: Shop) -> dict[str, str]:
         await step(fulfillment_of(in_hand, DEPOT).fulfillment_order_id)
     await shop.cancel(lacking.order_id, {1: 1})
     await shop.receive(DEPOT, {BREAD: 1})
-    (((ids["short"]),),) = await shop.fetch("SELECT shortfall_id::text FROM shortfalls WHERE open_quantity > 0")
+    (((ids["short"]),),) = await shop.fetch(
+        "SELECT shortfall_id::text FROM shortfalls WHERE open_quantity > 0 AND cause = 'SALE'"
+    )
     return ids
 
 
@@ -194,6 +196,7 @@ async def _stock_work(shop: Shop, ids: dict[str, str]) -> None:
         inventory_pb2.SetStockPolicyRequest(request_id=request_id(), location_id=DEPOT, sku=MILK, safety_stock=2),
         CALLER,
     )
+    await _eggs(shop, transfers, ids)
     location = inventory_pb2.Location(location_id="closed", kind=inventory_pb2.LOCATION_KIND_STORE, name="Closed store")
     await shop.locations.create_location(
         inventory_pb2.CreateLocationRequest(request_id=request_id(), location=location), CALLER
@@ -201,6 +204,88 @@ async def _stock_work(shop: Shop, ids: dict[str, str]) -> None:
     await shop.locations.delete_location(
         inventory_pb2.DeleteLocationRequest(request_id=request_id(), location_id="closed"), CALLER
     )
+
+
+async def _eggs(shop: Shop, transfers: Transfers, ids: dict[str, str]) -> None:
+    """Eggs: announced and received, too much and broken; sent on and lost; counted; ordered beyond what is there."""
+    ids["eggs"] = "eggs"
+    await add_product(shop.catalog, "eggs", dollars(100))
+    (notices,) = (handler for handler in shop.handlers if isinstance(handler, Notices))
+    (counts,) = (handler for handler in shop.handlers if isinstance(handler, Counts))
+    eggs = [types_pb2.BasketLine(sku="eggs", quantity=5)]
+    announced = await notices.create_advance_notice(
+        receiving_pb2.CreateAdvanceNoticeRequest(
+            request_id=request_id(),
+            location_id=NORTH,
+            supplier="farm",
+            expected_time={"seconds": 2_000_000_000},
+            lines=eggs,
+        ),
+        CALLER,
+    )
+    ids["notice"] = announced.advance_notice.advance_notice_id
+    await notices.receive_advance_notice(
+        receiving_pb2.ReceiveAdvanceNoticeRequest(
+            request_id=request_id(),
+            advance_notice_id=ids["notice"],
+            lines=eggs,
+            damaged_lines=[types_pb2.BasketLine(sku="eggs", quantity=1)],
+            accepts_more=True,
+        ),
+        CALLER,
+    )
+    asked = await transfers.request_transfer(
+        inventory_pb2.RequestTransferRequest(
+            request_id=request_id(), from_location_id=NORTH, to_location_id=SOUTH, lines=eggs
+        ),
+        CALLER,
+    )
+    ids["asked"] = asked.transfer.transfer_id
+    await transfers.dispatch_requested_transfer(
+        inventory_pb2.DispatchRequestedTransferRequest(
+            request_id=request_id(),
+            transfer_id=ids["asked"],
+            lines=[types_pb2.BasketLine(sku="eggs", quantity=2)],
+        ),
+        CALLER,
+    )
+    await transfers.close_transfer(
+        inventory_pb2.CloseTransferRequest(
+            request_id=request_id(),
+            transfer_id=ids["asked"],
+            loss=inventory_pb2.TRANSFER_LOSS_LOST,
+            reason_code="DROPPED",
+        ),
+        CALLER,
+    )
+    begun = await counts.start_count(
+        counting_pb2.StartCountRequest(
+            request_id=request_id(), location_id=NORTH, scope=counting_pb2.COUNT_SCOPE_SKUS, skus=["eggs"]
+        ),
+        CALLER,
+    )
+    ids["count"] = begun.count.count_id
+    entry = counting_pb2.CountEntry(sku="eggs", counted_quantity=3)
+    await counts.submit_count(
+        counting_pb2.SubmitCountRequest(request_id=request_id(), count_id=ids["count"], lines=[entry]), CALLER
+    )
+    approval = counting_pb2.ApproveCountRequest(
+        request_id=request_id(), count_id=ids["count"], accepts_out_of_tolerance=True
+    )
+    await counts.approve_count(approval, CALLER)
+    await shop.promise.set_stock_policy(
+        inventory_pb2.SetStockPolicyRequest(
+            request_id=request_id(), location_id=NORTH, sku="eggs", safety_stock=0, backorder_limit=5
+        ),
+        CALLER,
+    )
+    request = shop.place_request(
+        await shop.reserve({NORTH: {"eggs": 4}}),
+        {NORTH: pb.FULFILLMENT_KIND_PICKUP},
+        400,
+        accepts_backorder=True,
+    )
+    ids["backordered"] = (await shop.orders.place_order(request, CALLER)).order.order_id
 
 
 def failed(checks: Iterable[Check]) -> dict[str, list[dict[str, Any]]]:
@@ -404,6 +489,48 @@ DAMAGES = [
         ["DELETE FROM transfer_lines WHERE transfer_id = '{transfer}'"],
         {"transfer_id": "{transfer}", "sku": "{bread}", "dispatched": None, "units_out": 3},
         title="lost line",
+    ),
+    Damage(
+        "transfers",
+        ["UPDATE transfer_lines SET lost = 1 WHERE transfer_id = '{asked}'"],
+        {"transfer_id": "{asked}", "sku": "{eggs}", "lost": 1, "units_lost": 2, "on_way": 1, "units_on_way": 0},
+        title="lost units",
+    ),
+    Damage(
+        "advance_notices",
+        ["UPDATE advance_notice_lines SET received = 5 WHERE advance_notice_id = '{notice}'"],
+        {"advance_notice_id": "{notice}", "sku": "{eggs}", "received": 5, "units_in": 6},
+        title="received",
+    ),
+    Damage(
+        "advance_notices",
+        ["UPDATE advance_notices SET state = 'RECEIVING' WHERE advance_notice_id = '{notice}'"],
+        {"advance_notice_id": "{notice}", "sku": "{eggs}", "state": "RECEIVING", "expected": 5},
+        title="state",
+    ),
+    Damage(
+        "counts",
+        ["UPDATE count_lines SET booked = 0 WHERE count_id = '{count}'"],
+        {"count_id": "{count}", "sku": "{eggs}", "booked": 0, "moved": -1},
+        title="booked",
+    ),
+    Damage(
+        "counts",
+        ["UPDATE counts SET state = 'REVIEW' WHERE count_id = '{count}'"],
+        {"count_id": "{count}", "sku": "{eggs}", "count_state": "REVIEW", "due_state": "APPROVED"},
+        title="count state",
+    ),
+    Damage(
+        "counts",
+        ["DELETE FROM count_attempts WHERE count_id = '{count}'"],
+        {"count_id": "{count}", "sku": "{eggs}", "attempts": 1, "attempts_kept": 0},
+        title="lost attempt",
+    ),
+    Damage(
+        "no_oversell",
+        ["UPDATE stock_levels SET backordered = 0 WHERE location_id = '{north}' AND sku = '{eggs}'"],
+        {"location_id": "{north}", "sku": "{eggs}", "backorder_room": -2},
+        title="backorders",
     ),
     Damage(
         "deltas_contiguous",

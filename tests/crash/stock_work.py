@@ -228,7 +228,7 @@ async def _(stage: Stage, shop: Shop) -> Message:
     return approve(count_id)
 
 
-@scenario("ApproveCount", "down, into what orders and reservations were promised")
+@scenario("ApproveCount", "down, into what orders and reservations were promised", is_tight=True)
 async def _(stage: Stage, shop: Shop) -> Message:
     await shop.place({NORTH: {MILK: 4}})
     await shop.reserve({NORTH: {MILK: 4, BREAD: 8}})
