@@ -324,6 +324,28 @@ async def test_what_is_out_of_tolerance_is_looked_at_or_counted_again(api: Api) 
     await kept(api)
 
 
+async def test_a_count_that_two_people_approve_is_booked_once(api: Api) -> None:
+    count = await start(api)
+    await submit(api, count, {BREAD: 8, MILK: 13})
+    results = await asyncio.gather(*(approve(api, count) for _ in range(4)), return_exceptions=True)
+    assert sum(isinstance(result, pb.ApproveCountResponse) for result in results) == 1
+    assert (await api.level(NORTH, BREAD), await api.level(NORTH, MILK)) == ((8, 0, 0, 0), (13, 0, 0, 0))
+    await eventually(lambda: api.atp(NORTH, BREAD), 8)
+    assert await api.atp(NORTH, MILK) == 13
+    await kept(api)
+
+
+async def test_an_approval_that_is_repeated_books_nothing_more(api: Api) -> None:
+    count = await start(api)
+    await submit(api, count, {BREAD: 8, MILK: 13})
+    again = request_id()
+    first = await approve(api, count, request_id=again)
+    await sell(api, MILK, 2)
+    assert [await approve(api, count, request_id=again) for _ in range(3)] == [first] * 3
+    assert await api.level(NORTH, MILK) == (11, 0, 0, 0)
+    await kept(api)
+
+
 # ------------------------------------------------------------------------------------------------------ broken promises
 async def test_a_count_that_misses_promised_units_breaks_the_youngest_promise(api: Api) -> None:
     await place(api, {NORTH: {MILK: 6}})
