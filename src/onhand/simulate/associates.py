@@ -8,6 +8,9 @@ from onhand.simulate.history import OK
 from onhand.simulate.town import Sold, Town, Work, look
 from onhand.v1 import inventory_pb2, order_pb2, types_pb2
 
+OTHERWISE_SHARE = 0.4
+"""How many transfers arrive otherwise than they were sent: more, less, other goods, broken ones."""
+
 
 async def fulfil(town: Town) -> None:
     """Takes one piece of work some steps on."""
@@ -132,15 +135,22 @@ async def adjust(town: Town) -> None:
 
 
 async def transfer(town: Town) -> None:
-    """Sends units to another place, or receives what was sent, all or a part of it."""
+    """Sends units to another place, or receives what was sent: as the paper says, or what was really on the truck."""
     chance = town.chance
     known = town.take(town.transfers)
     if known is not None:
-        await town.change(
-            "inventory",
-            "ReceiveTransfer",
-            inventory_pb2.ReceiveTransferRequest(request_id=town.request_id(), transfer_id=known),
-        )
+        request = inventory_pb2.ReceiveTransferRequest(request_id=town.request_id(), transfer_id=known)
+        if chance.random() < OTHERWISE_SHARE:
+            request.lines.extend(town.lines(2))
+            request.damaged_lines.extend(town.lines(1))
+            request.accepts_more = True
+        received = await town.change("inventory", "ReceiveTransfer", request)
+        if received.outcome == OK and received.answer.transfer.state == inventory_pb2.TRANSFER_STATE_IN_TRANSIT:
+            losses = inventory_pb2.TRANSFER_LOSS_LOST, inventory_pb2.TRANSFER_LOSS_BACK_AT_SENDER
+            close = inventory_pb2.CloseTransferRequest(
+                request_id=town.request_id(), transfer_id=known, loss=chance.choice(losses), reason_code="NOT_ON_TRUCK"
+            )
+            await town.change("inventory", "CloseTransfer", close)
         return
     origin, receiver = chance.sample(town.shop.locations, 2)
     sent = await town.change(

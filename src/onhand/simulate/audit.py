@@ -108,10 +108,9 @@ async def audit(client: Client, before: dict[Position, Snapshot], findings: Find
             findings.oversold_units += max(0, -has)
         on_hand = now.available + now.allocated + now.damaged + now.quarantine
         findings.check(now.on_hand == on_hand, f"{place}: on_hand is {now.on_hand}, its buckets add up to {on_hand}")
-        findings.check(
-            now.reserved <= now.available, f"{place}: {now.reserved} are reserved, {now.available} are available"
-        )
-        findings.oversold_units += max(0, now.reserved - now.available)
+        offered = now.available + max(0, now.backorder_limit - now.backordered_quantity)
+        findings.check(now.reserved <= offered, f"{place}: {now.reserved} are reserved, {offered} may be promised")
+        findings.oversold_units += max(0, now.reserved - offered)
         if is_all_known:
             customer = inventory_pb2.BUCKET_CUSTOMER
             for name, sums, moved in (

@@ -184,12 +184,28 @@ def _dispatched(request: Any, answer: Any, rows: Sequence[MovementRow]) -> Effec
 
 def _arrived(request: Any, answer: Any, rows: Sequence[MovementRow]) -> Effect:
     effect: Effect = Counter()
-    for line in request.lines or ():
-        effect[answer.transfer.to_location_id, line.sku, "in_transit", "available"] += line.quantity
-    if not request.lines:
-        # All that was still on its way: of a transfer that is received once, all of it.
-        for line in answer.transfer.lines:
-            effect[answer.transfer.to_location_id, line.sku, "in_transit", "available"] += line.dispatched_quantity
+    place = answer.transfer.to_location_id
+    for line in request.lines:
+        effect[place, line.sku, "in_transit", "available"] += line.quantity
+    for line in request.damaged_lines:
+        effect[place, line.sku, "in_transit", "damaged"] += line.quantity
+    # A transfer is received once: all that was on its way, and what was found there, is of this call.
+    for line in answer.transfer.lines:
+        if not request.lines:
+            effect[place, line.sku, "in_transit", "available"] += line.dispatched_quantity
+        if line.over_quantity:
+            effect[place, line.sku, "adjustment", "in_transit"] += line.over_quantity
+    return effect
+
+
+def _closed(request: Any, answer: Any, rows: Sequence[MovementRow]) -> Effect:
+    effect: Effect = Counter()
+    transfer = answer.transfer
+    for line in transfer.lines:
+        if line.lost_quantity:
+            effect[transfer.to_location_id, line.sku, "in_transit", "adjustment"] += line.lost_quantity
+        if line.returned_quantity:
+            effect[transfer.from_location_id, line.sku, "in_transit", "available"] += line.returned_quantity
     return effect
 
 
@@ -206,4 +222,5 @@ _MAKERS = {
     "CreateReturn": _returned,
     "DispatchTransfer": _dispatched,
     "ReceiveTransfer": _arrived,
+    "CloseTransfer": _closed,
 }
