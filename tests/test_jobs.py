@@ -143,3 +143,18 @@ async def test_a_job_of_a_process_that_died_is_done_by_another_once_it_is_silent
     await desk.let_pass("61 seconds")
     assert await desk.another().run_due() == 1
     assert await desk.queue() == []
+
+
+async def test_what_became_of_jobs_long_ago_is_forgotten(desk: Desk) -> None:
+    for days in (0, 29, 31):
+        await desk.ask(days)
+        await desk.jobs.run_due()
+        async with desk.database.connection() as connection:
+            await connection.execute(
+                "UPDATE pgqueuer_log SET created = now() - make_interval(days => $1)"
+                " WHERE job_id = (SELECT max(job_id) FROM pgqueuer_log)",
+                days,
+            )
+    await desk.jobs.prune()
+    async with desk.database.connection() as connection:
+        assert await connection.fetchval("SELECT count(DISTINCT job_id) FROM pgqueuer_log") == 2

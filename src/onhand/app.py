@@ -68,6 +68,8 @@ JOBS_SECONDS = 1.0
 """How often jobs that are due are looked for."""
 PICKUPS_SECONDS = 15.0
 """How often pickups are looked for whose customers are to be reminded, or did not come."""
+PRUNE_SECONDS = 600.0
+"""How often what became of jobs long ago is forgotten."""
 CLOCK_SECONDS = 60.0
 """How often the ledger is asked for its time."""
 
@@ -160,6 +162,7 @@ class App:
             ("patrol", self.sweeper.patrol, PATROL_SECONDS),
             ("jobs", self.jobs.run_due, JOBS_SECONDS),
             ("filling backorders", self.backorders.fill, FILL_SECONDS),
+            ("pruning the log of jobs", self.jobs.prune, PRUNE_SECONDS),
             ("reconciling", self.reconciler.step_in_turn, RECONCILE_SECONDS),
             ("pickups", self.pickups.sweep, PICKUPS_SECONDS),
             ("setting the clock", lambda: self.clock.set_by(self.database), CLOCK_SECONDS),

@@ -37,6 +37,15 @@ ATTEMPTS_MAX = 12
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 2.0, 3600.0
 """How long until the next try: twice as long each time. Twelve of them take more than two hours."""
 
+LOG_DAYS = 30
+"""How long it is kept what became of jobs."""
+PRUNED_MAX = 5000
+"""Rows of that log that one look removes."""
+
+PRUNE = """
+DELETE FROM pgqueuer_log
+ WHERE id IN (SELECT id FROM pgqueuer_log WHERE created < now() - make_interval(days => $1) ORDER BY created LIMIT $2)"""
+
 Handler = Callable[[Mapping[str, Any], int], Awaitable[None]]
 """Is given what was enqueued, and how often it was tried before."""
 
@@ -116,6 +125,12 @@ class Jobs:
         log.info("job %s of %s again in %.0f s: %s", job.id, job.entrypoint, pause, error)
         await self._retry(job, pause)
         JOBS_ENDED.labels(job.entrypoint, "again").inc()
+
+    @step("ledger.prune_jobs")
+    async def prune(self) -> None:
+        """Forgets what became of jobs long ago."""
+        async with self._database.connection() as connection:
+            await connection.execute(PRUNE, LOG_DAYS, PRUNED_MAX)
 
     # ------------------------------------------------------------------------------------------------------ the queue
     @step("ledger.take_jobs")

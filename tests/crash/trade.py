@@ -522,3 +522,10 @@ async def _(stage: Stage, shop: Shop) -> Message:
         operation_id=declined.operation_id,
         settlement=payment_pb2.REFUND_SETTLEMENT_RETRY,
     )
+
+
+@scenario("pruning the log of jobs", "of long ago", work=lambda app: app.jobs.prune())
+async def _(stage: Stage, shop: Shop) -> None:
+    await shop.orders.place_order(await paid_by_gateway(shop), CALLER)
+    await shop.app.jobs.run_due()
+    await stage.keeper.execute("UPDATE pgqueuer_log SET created = now() - interval '31 days'")

@@ -27,7 +27,7 @@ PARAMETER_TYPES = "SELECT parameter_types::text[] FROM pg_prepared_statements WH
 
 _STATEMENT = re.compile(r"\b(SELECT|INSERT INTO|UPDATE|DELETE FROM)\b")
 _PACKAGES = ("ledger", "reservations", "orders", "inventory", "payments")
-_MODULES = ("carts", "catalog", "clock")
+_MODULES = ("carts", "catalog", "clock", "jobs")
 
 
 @dataclass(frozen=True)

@@ -646,6 +646,7 @@ class Trade:
                 "CancelOrderLines", orders.CancelOrderLinesRequest(order_id=order.order_id, lines=cancelled)
             )
         await self.app.jobs.run_due()
+        await self.app.jobs.prune()
         (operation,) = await self.app.database.pool.fetchrow(
             "SELECT operation_id::text FROM payment_operations LIMIT 1"
         )
