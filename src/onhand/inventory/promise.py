@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from onhand.ids import parse_id
 from onhand.inventory.counted import record_shortage
 from onhand.inventory.locations import group_members
 from onhand.ledger import shortfalls
+from onhand.ledger.claims import ClaimRefused
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.shortfalls import SHORT_OF_RESERVATION, SHORT_RESERVATIONS
 from onhand.ledger.transaction import Transaction
@@ -256,8 +258,8 @@ class Promise:
         """
         position = request.location_id, request.sku
 
-        async def work(transaction: Transaction) -> v1.SetStockPolicyResponse:
-            if request.HasField("backorder_limit"):
+        async def work(transaction: Transaction, *, may_shrink: bool) -> v1.SetStockPolicyResponse:
+            if may_shrink:
                 await transaction.bypass([request.location_id])
             level = (await transaction.lock_levels([position], create=True))[position]
             before = transaction.policy(position)
@@ -265,6 +267,8 @@ class Promise:
             after = Policy(request.safety_stock, limit, before.backordered)
             await transaction.connection.execute(SET_POLICY, *position, after.safety_stock, after.backorder_limit)
             transaction.set_floor(*position, after.floor)
+            if after.room < before.room and not may_shrink:
+                raise ClaimRefused  # epochs come before levels: once more, with a raised one
             if after.room < before.room:
                 ((_, unpromised),) = await transaction.connection.fetch(UNPROMISED, position[0], [position[1]])
                 broken = min(before.room - after.room, -unpromised - after.room)
@@ -273,7 +277,10 @@ class Promise:
                     await record_shortage(transaction, position, broken, "")
             return v1.SetStockPolicyResponse()
 
-        return await self._ledger.mutate(request, v1.SetStockPolicyResponse, work)
+        try:
+            return await self._ledger.mutate(request, v1.SetStockPolicyResponse, partial(work, may_shrink=False))
+        except ClaimRefused:
+            return await self._ledger.mutate(request, v1.SetStockPolicyResponse, partial(work, may_shrink=True))
 
     async def set_channel_threshold(
         self, request: v1.SetChannelThresholdRequest, caller: Caller
