@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 
+import crash.stock_work
 import crash.trade
 import onhand.v1
 from crash.process import observed
@@ -19,7 +20,8 @@ from onhand.crash import STEPS, armed, step, under_way
 from onhand.settings import Unusable
 
 assert App
-assert crash.trade  # their steps and scenarios are registered
+assert crash.trade
+assert crash.stock_work  # their steps and scenarios are registered
 
 
 def services() -> Iterator[ServiceDescriptor]:
