@@ -452,7 +452,7 @@ class Inventory(Shortfalls):
             "to_location_id": transfer.destination,
             "state": "RECEIVED" if arrived(transfer) else "IN_TRANSIT",
             "lines": [
-                {"sku": sku, "dispatched_quantity": sent, "received_quantity": got}
+                {"sku": sku, "dispatched_quantity": sent, "received_quantity": got, "in_transit_quantity": sent - got}
                 for sku, (sent, got) in transfer.lines.items()
             ],
         }
