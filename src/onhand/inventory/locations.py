@@ -15,6 +15,8 @@ from onhand.paging import cut, decode_token, encode_token, fill, page_size
 from onhand.v1 import inventory_pb2 as v1
 from onhand.wire import check_etag, etag, mask_paths, timestamp
 
+WORK = ("lead_minutes", "cut_off_minute", "daily_orders_max", "daily_units_max")
+"""How much work it takes on, and how fast: columns and fields of the same names, that sourcing goes by."""
 CHANGEABLE = (
     "name",
     "position",
@@ -23,21 +25,23 @@ CHANGEABLE = (
     "offers_pickup",
     "offers_shipping",
     "pickup_hold_seconds",
+    *WORK,
 )
 
 COLUMNS = """location_id, kind, name, latitude, longitude, time_zone, opening_hours, offers_pickup, offers_shipping, version,
-       created_time, pickup_hold_seconds"""
+       created_time, lead_minutes, cut_off_minute, daily_orders_max, daily_units_max, pickup_hold_seconds"""
 INSERT = f"""
 INSERT INTO locations (location_id, kind, name, latitude, longitude, time_zone, opening_hours, offers_pickup, offers_shipping,
-                       pickup_hold_seconds)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING RETURNING {COLUMNS}"""
+       lead_minutes, cut_off_minute, daily_orders_max, daily_units_max, pickup_hold_seconds)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING RETURNING {COLUMNS}"""
 # Epochs and delta heads outlive a location: their numbers are never used twice.
 INSERT_EPOCH = "INSERT INTO location_epochs (location_id) VALUES ($1) ON CONFLICT DO NOTHING"
 INSERT_HEAD = "INSERT INTO location_delta_heads (location_id) VALUES ($1) ON CONFLICT DO NOTHING"
 GET = f"SELECT {COLUMNS} FROM locations WHERE location_id = $1 AND deleted_time IS NULL"
 UPDATE = f"""
 UPDATE locations SET name = $2, latitude = $3, longitude = $4, time_zone = $5, opening_hours = $6, offers_pickup = $7,
-       offers_shipping = $8, pickup_hold_seconds = $9, version = version + 1, updated_time = now()
+       offers_shipping = $8, lead_minutes = $9, cut_off_minute = $10, daily_orders_max = $11, daily_units_max = $12,
+       pickup_hold_seconds = $13, version = version + 1, updated_time = now()
  WHERE location_id = $1 RETURNING {COLUMNS}"""
 LIST = f"""
 SELECT {COLUMNS} FROM locations l
@@ -231,6 +235,7 @@ def _values(location: v1.Location) -> tuple[Any, ...]:
         hours,
         location.offers_pickup,
         location.offers_shipping,
+        *(getattr(location, name) for name in WORK),
         location.pickup_hold_seconds or None,
     )
 
@@ -253,6 +258,7 @@ def _message(row: Any) -> v1.Location:
         etag=etag(row["version"]),
         created_time=timestamp(row["created_time"]),
         pickup_hold_seconds=row["pickup_hold_seconds"] or 0,
+        **{name: row[name] for name in WORK},
     )
 
 
