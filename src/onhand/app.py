@@ -44,8 +44,11 @@ from onhand.reservations.relay import Relay
 from onhand.reservations.reserve import Reservations
 from onhand.reservations.sweep import Sweeper, repeat
 from onhand.settings import host_of, stripe_account
+from onhand.sourcing import Preview, Sourcing
+from onhand.sourcing.policy_file import load_policy
 
 if TYPE_CHECKING:
+    from onhand.domain.sourcing import Policy as SourcingPolicy
     from onhand.edge.http import HttpServer
 
 log = logging.getLogger(__name__)
@@ -82,6 +85,7 @@ class App:
         database: Database,
         connections: GateConnections,
         providers: Mapping[Provider, PaymentProvider] = MappingProxyType({}),
+        sourcing_policy: SourcingPolicy | None = None,
     ) -> None:
         self.database = database
         self.connections = connections
@@ -105,6 +109,7 @@ class App:
         self.settling = Settling(database, self.jobs, providers)
         checkouts = Checkouts(self.ledger, self.settling, self.jobs)
         self.pickups = Pickups(self.ledger)
+        self.sourcing = Sourcing(self.ledger, self.availability, self.clock, sourcing_policy or load_policy())
         promise = Promise(self.ledger, self.availability, self.reservations)
         self.services: dict[str, tuple[object, ...]] = {
             "onhand.v1.InventoryService": (
@@ -120,6 +125,7 @@ class App:
             "onhand.v1.CartService": (Carts(self.ledger),),
             "onhand.v1.OrderService": (Orders(self.ledger, self.decreases, checkouts),),
             "onhand.v1.PaymentService": (Payments(self.ledger), Webhooks(self.ledger, providers)),
+            "onhand.v1.SourcingService": (Preview(self.sourcing),),
         }
         self._loops: list[asyncio.Task[None]] = []
 
@@ -128,12 +134,16 @@ class App:
 
     @classmethod
     async def open(
-        cls, postgres_dsn: str, redis_url: str, providers: Mapping[Provider, PaymentProvider] | None = None
+        cls,
+        postgres_dsn: str,
+        redis_url: str,
+        providers: Mapping[Provider, PaymentProvider] | None = None,
+        sourcing_policy: SourcingPolicy | None = None,
     ) -> App:
         """Connects to both, waiting for what does not answer: LedgerUnavailable and GateUnavailable say where and what to do.
 
-        `providers`: gateways of payments; those that the environment names, if left out.
-        Raises Unusable at once where waiting does not help.
+        `providers`: gateways of payments; those that the environment names, if left out. `sourcing_policy`: onhand's own if left
+        out. Raises Unusable at once where waiting does not help.
         """
         connections = GateConnections(redis_url, LIBRARY)
         ledger = f"PostgreSQL at {host_of(postgres_dsn)}"
@@ -142,7 +152,8 @@ class App:
             # Each of them anew: what answered a moment ago may be gone.
             await patiently(ledger, lambda: check_revision(database))
             await patiently(f"Redis/Valkey at {host_of(redis_url)}", connections.check)
-            app = cls(database, connections, configured_providers(os.environ) if providers is None else providers)
+            known = configured_providers(os.environ) if providers is None else providers
+            app = cls(database, connections, known, sourcing_policy)
             await patiently(ledger, app.prepare)
         except BaseException:
             await connections.close()

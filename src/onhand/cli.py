@@ -24,6 +24,7 @@ from onhand.settings import NoDevStackError, Unusable, read_dev_stack
 if TYPE_CHECKING:
     from onhand.app import App
     from onhand.dev.stack import DevStack
+    from onhand.domain.sourcing import Policy
     from onhand.serve import Processes
     from onhand.verify import Report
 
@@ -233,9 +234,17 @@ async def _open(dsn: str, url: str) -> App:
     from onhand.domain.errors import GateUnavailable, LedgerUnavailable
 
     try:
-        return await App.open(dsn, url)
+        return await App.open(dsn, url, _sourcing_policy(None))
     except (GateUnavailable, LedgerUnavailable) as error:
         _fail(error.detail)
+
+
+def _sourcing_policy(path: Path | None) -> Policy:
+    """The policy of a file, of that which the environment names, or onhand's own."""
+    from onhand.sourcing.policy_file import VARIABLE, load_policy
+
+    named = os.environ.get(VARIABLE)
+    return load_policy(path or (Path(named) if named else None))
 
 
 async def _look(dsn: str, url: str) -> None:
@@ -449,6 +458,57 @@ def _may_repair(found: Report, *, is_asked: bool) -> bool:
     failed = [f"{check.name} ({check.count})" for check in found.checks if not check.is_ok]
     typer.echo(f"found: {', '.join(failed)}", err=True)
     return not is_asked or typer.confirm("Mend what can be mended?", err=True)
+
+
+@app.command()
+def source(
+    line: Annotated[list[str], typer.Option("--line", help="SKU=QUANTITY. May be repeated.")],
+    method: Annotated[Literal["PICKUP", "SHIP"], typer.Option(help="How the customer gets the goods.")] = "SHIP",
+    near: Annotated[
+        str | None, typer.Option(help="LATITUDE,LONGITUDE of the customer, or of where it is sent.")
+    ] = None,
+    at: Annotated[str | None, typer.Option(help="As if it were then: a time with its offset; now if left out.")] = None,
+    channel: Annotated[
+        Literal["WEB", "APP", "POS", "PHONE", "SOCIAL", "MARKETPLACE"], typer.Option(help="For whom.")
+    ] = "WEB",
+    only: Annotated[list[str] | None, typer.Option("--only", help="Location. May be repeated.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Location. May be repeated.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="TOML file; that of ONHAND_SOURCING_POLICY, or onhand's own, if left out.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say of every location why it was not chosen.")] = False,
+    postgres: Dsn = None,
+    redis: Url = None,
+    data: Data = DATA,
+    json_: Json = False,
+) -> None:
+    """Plan who would fulfil given lines, by a policy, and say why. Changes nothing."""
+    from onhand.domain.errors import LedgerUnavailable, Refusal
+    from onhand.domain.order import FulfillmentKind
+    from onhand.postgres import not_answering
+    from onhand.sourcing import command
+
+    chosen = _sourcing_policy(policy)
+    question = command.Question(
+        lines=[command.parse_line(text) for text in line],
+        method=FulfillmentKind(method),
+        channel=channel,
+        near=None if near is None else command.parse_near(near),
+        only=only or (),
+        excluded=exclude or (),
+        assumed_time=None if at is None else command.parse_time(at),
+    )
+    dsn, url = _addresses(postgres, redis, data)
+    try:
+        answer = _run(lambda: command.simulate(dsn, url, chosen, question))
+    except LedgerUnavailable as error:
+        _fail(not_answering(dsn, error))
+    except Refusal as refusal:
+        _fail(str(refusal))
+    if json_:
+        _print(command.as_json(answer, is_explained=explain), True)
+    else:
+        typer.echo(command.as_text(answer, is_explained=explain))
 
 
 # ---------------------------------------------------------------------------------------------------------------- trials

@@ -27,7 +27,7 @@ from onhand.domain.errors import Refusal
 from onhand.domain.payment import Provider
 from onhand.postgres import asyncpg_dsn
 from onhand.redis import Unreachable
-from onhand.v1 import cart_pb2, catalog_pb2, types_pb2
+from onhand.v1 import cart_pb2, catalog_pb2, sourcing_pb2, types_pb2
 from onhand.v1 import counting_pb2 as counting
 from onhand.v1 import inventory_pb2 as stock
 from onhand.v1 import order_pb2 as orders
@@ -61,6 +61,8 @@ WIDE = {
     "inventory.count_rows:ADD_ALL": "all that a location has becomes the lines of a count",
     "inventory.promise:POSITION": "one position as people look at it, what is reserved of it too",
     "inventory.promise:NEAR": "stores in a band of latitude, of which it answers the nearest",
+    "sourcing.candidates:_PLACES": "locations that have any of some skus, with the groups of each: what may fulfil an order",
+    "sourcing.candidates:TAKEN_ON": "the work that locations took on since their midnight",
     "inventory.locations:LIST": "with a group, a page may walk over all locations",
     "inventory.locations:LIST_GROUPS": "groups with all their members",
     "inventory.locations:HOLDS": "whether a location is empty, before it is deleted",
@@ -156,6 +158,7 @@ INSERT INTO gift_cards (gift_card_id, code_hash, last_characters, currency, bala
 SELECT gen_random_uuid(), sha256(n::text::bytea), 'TEST', 'USD', 1 FROM generate_series(1, 3000) AS n;
 INSERT INTO gift_card_movements (gift_card_id, movement_id, amount_minor, kind, reference_document)
 SELECT gift_card_id, gen_random_uuid(), 1, 'ISSUE', '' FROM gift_cards;
+UPDATE locations SET daily_orders_max = 1000000 WHERE location_id IN ('L00002', 'L00003');
 UPDATE claims SET deadline = now() - interval '1 minute'
  WHERE claim_id IN (SELECT claim_id FROM claims WHERE state = 'active' AND location_id = 'L00009' LIMIT 20);
 VACUUM ANALYZE;
@@ -352,6 +355,11 @@ class Trade:
         near = LatLng(latitude=25.5, longitude=-118)
         request = stock.FindStoresRequest(channel=types_pb2.CHANNEL_WEB, position=near, lines=lines(skus[0]))
         await self.call("FindStores", request)
+        for more in ({}, {"location_ids": [place, SIZE.location(3)]}):
+            preview = sourcing_pb2.PreviewSourcingRequest(
+                channel=types_pb2.CHANNEL_WEB, method=orders.FULFILLMENT_KIND_SHIP, lines=lines(*skus[:5]), **more
+            )
+            await self.call("PreviewSourcing", preview)
         held = await self.reserve(2, 3)
         await self.call("GetReservation", stock.GetReservationRequest(reservation_id=held))
         baskets = [stock.LocationBasket(location_id=place, lines=lines(skus[5]))]

@@ -5,7 +5,7 @@ from pathlib import Path
 from onhand.ledger.migrations.sql import run_script
 
 revision = "0005"
-down_revision = "0003"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,69 @@
+"""The plan as every use case asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from functools import partial
+from typing import NamedTuple
+
+from onhand.clock import LedgerClock
+from onhand.domain.order import FulfillmentKind
+from onhand.domain.sourcing import Plan, Policy, source
+from onhand.domain.stock import sum_lines
+from onhand.ledger.mutation import Ledger
+from onhand.reservations.availability import Availability
+from onhand.sourcing.candidates import read_candidates
+
+
+class Sourced(NamedTuple):
+    """A plan, and whether the figures of stock that it was made from may be old."""
+
+    plan: Plan
+    is_stale: bool
+
+
+class Sourcing:
+    """Plans who fulfils what, by one policy."""
+
+    def __init__(self, ledger: Ledger, availability: Availability, clock: LedgerClock, policy: Policy) -> None:
+        self._ledger = ledger
+        self._availability = availability
+        self._clock = clock
+        self.policy = policy
+        # One plan after the other, beside the event loop: a plan takes tens of milliseconds, and calls must not wait for it.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sourcing")
+
+    async def plan(
+        self,
+        lines: Sequence[tuple[str, int]],
+        *,
+        method: FulfillmentKind,
+        channel: str,
+        position: tuple[float, float] | None = None,
+        only: Collection[str] = (),
+        excluded: Collection[str] = (),
+        assumed_time: datetime | None = None,
+    ) -> Sourced:
+        """Who would fulfil (sku, quantity) lines now. Reads, and holds nothing: not to be called within a mutation.
+
+        `position`: (latitude, longitude) of the customer. `only`: these locations and no others. `excluded`: none of these, as
+        those that rejected the work. Raises SkuNotFound, LocationNotFound (of `only`), LedgerUnavailable.
+        """
+        now = self._clock.now()
+        found = await read_candidates(
+            self._ledger,
+            self._availability,
+            sum_lines(lines),
+            channel=channel,
+            position=position,
+            only=only,
+            now=now,
+        )
+        work = partial(
+            source, found.lines, found.places, self.policy, method=method, now=assumed_time or now, excluded=excluded
+        )
+        plan = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return Sourced(plan, found.is_stale)
