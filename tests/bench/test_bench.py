@@ -16,6 +16,7 @@ from onhand.bench.figures import FIGURES
 from onhand.bench.load import BenchError, Client, Edge, Load, Tally, refuse_refusals
 from onhand.bench.report import page
 from onhand.bench.shapes import Shop
+from onhand.bench.sourcing import POLICIES, measure, problem
 from onhand.bench.stage import HOST, Stage, stage
 from onhand.bench.table import table
 
@@ -117,6 +118,11 @@ def test_a_tiny_run_has_every_figure_and_leaves_every_invariant_whole() -> None:
         assert figure["cpu_ms_per_call"].keys() >= {"server", "postgres", "valkey"}
     reserve = report["figures"][0]["cpu_ms_per_call"]
     assert min(reserve["server"], reserve["postgres"], reserve["valkey"], reserve["client"]) > 0
+    sourcing = report["sourcing"]
+    assert (sourcing["lines"], sourcing["locations"]) == (10, 457)
+    assert sourcing["median_ms"] > 0
+    assert {policy["policy"] for policy in sourcing["policies"]} == set(POLICIES)
+    assert "a sourcing plan with reasons, 10 lines, 457 locations" in table(report)
     assert all(name in table(report) for name in NAMES)
     assert all(name in page(report) for name in NAMES)
 
@@ -129,6 +135,8 @@ def test_the_page_says_what_the_report_does_and_ends_with_the_notes() -> None:
     assert "| reserve_hot, of echo | >= 0.85 | 0.60 | no |" in written
     assert "| reserve_hot, over the conditional UPDATE on one row | >= 3 | 4.00 | yes |" in written
     assert "| a lone reserve, ms over the echo's p50 | <= 2.5 | 2.25 | yes |" in written
+    assert "| a sourcing plan, ms | <= 20 | 12.50 | yes |" in written
+    assert "| all of them | 12.5 | 30.0 | 98% | 2.0% |" in written
     assert "| reserve | 64 | 2,400 | 0.80 (0.70 to 0.90) |" in written
     assert "fsync on" in written
     assert "the server is what saturates" in written
@@ -136,3 +144,13 @@ def test_the_page_says_what_the_report_does_and_ends_with_the_notes() -> None:
     assert written.count("```mermaid") == 4
     assert "| reserve | large | 2,000 | 0.72 | 0.90 |" in written
     assert "| large | postgres | 900 | 300 | 25 |" in written
+
+
+def test_a_sourcing_plan_is_measured_on_problems_that_need_several_parcels() -> None:
+    assert problem(1) == problem(1)
+    lines, places = problem(1)
+    assert (len(lines), len(places)) == (10, 457)
+    plans = measure(lambda *_: None, plans=2)
+    assert plans["plans"] == 2 * len(POLICIES)
+    assert 0 < plans["median_ms"] <= plans["p99_ms"]
+    assert 0 <= plans["share_proven_optimal"] <= 1

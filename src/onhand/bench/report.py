@@ -74,7 +74,7 @@ def _parts(report: Told, notes: str) -> Iterable[str]:
     onhand = [figure for figure in figures if not figure["name"].startswith("baseline_")]
     baselines = [figure for figure in figures if figure["name"].startswith("baseline_")]
     yield f"# Performance\n\n{_opening(report)}"
-    yield _bars(figures)
+    yield _bars(figures, report.get("sourcing"))
     if onhand:
         yield f"## Beside the ceiling\n\n{OF_ECHO}"
         yield _plot(
@@ -89,6 +89,8 @@ def _parts(report: Told, notes: str) -> Iterable[str]:
     reserve = next((figure for figure in _at(onhand) if figure["name"] == "reserve"), None)
     if reserve is not None:
         yield _where(reserve)
+    if "sourcing" in report:
+        yield _sourcing(report["sourcing"])
     if "growth" in report:
         yield from _growth(report["growth"])
     yield "## Memory\n\nMegabytes after the run, of all processes of a kind together, without what they share."
@@ -150,7 +152,7 @@ def _saturated(share: Mapping[str, float]) -> str:
     return "neither saturates; something else ran on the machine."
 
 
-def _bars(figures: Sequence[Told]) -> str:
+def _bars(figures: Sequence[Told], sourcing: Told | None) -> str:
     chosen = {figure["name"]: figure for figure in _at(figures)}
     rows = []
     for bar in BARS:
@@ -164,6 +166,9 @@ def _bars(figures: Sequence[Told]) -> str:
         more = lone["p50_ms"] - lone["echo"]["p50_ms"]
         met = "yes" if more <= LONE_MS_MAX else "no"
         rows.append(("a lone reserve, ms over the echo's p50", f"<= {LONE_MS_MAX:g}", f"{more:.2f}", met))
+    if sourcing is not None:
+        most, took = sourcing["median_ms_max"], sourcing["median_ms"]
+        rows.append(("a sourcing plan, ms", f"<= {most:g}", f"{took:.2f}", "yes" if took <= most else "no"))
     if not rows:
         return ""
     return f"## The bars\n\nAt {IN_FLIGHT} calls in flight.\n\n" + _table(("what", "bar", "measured", "met"), rows)
@@ -215,6 +220,30 @@ transaction with others that came at the same time.
 {_plot("One reserve", "us", parts)}
 
 {_table(("where", "us"), rows)}"""
+
+
+def _sourcing(sourcing: Told) -> str:
+    names = ("median_ms", "p99_ms", "share_proven_optimal", "gap_max")
+    told = [*sourcing["policies"], {"policy": "all of them", **{name: sourcing[name] for name in names}}]
+    rows = [
+        (
+            each["policy"],
+            f"{each['median_ms']:.1f}",
+            f"{each['p99_ms']:.1f}",
+            f"{each['share_proven_optimal']:.0%}",
+            f"{each['gap_max']:.1%}",
+        )
+        for each in told
+    ]
+    return f"""\
+## Sourcing
+
+A plan with its reasons for {sourcing["lines"]} lines and {sourcing["locations"]} locations, in one process,
+without what it takes to read them: {sourcing["plans"]} plans.
+`gap`: the largest share by which an objective may be too high where it is not proven;
+[decision 16](decisions/0016-sourcing.md) says how.
+
+{_table(("policy", "median ms", "p99 ms", "proven optimal", "gap at most"), rows)}"""
 
 
 def _growth(growth: Told) -> Iterable[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from onhand.bench.baselines import baseline_worker
 from onhand.bench.figures import BY_NAME, FIGURES, Figure
 from onhand.bench.load import REFUSED_SHARE_MAX, BenchError, Edge, Load, Tally, Workers, clients, printable
+from onhand.bench.sourcing import measure as measure_sourcing
 from onhand.bench.stage import HOST, Stage, stage, used
 from onhand.progress import Show
 from onhand.verify import verify
@@ -33,6 +34,8 @@ ECHO_SHARE = 0.6
 """How long the echo is measured, of a figure's time: it is calls of one kind that cost nothing else, and vary less."""
 ECHO_IN_FLIGHT_MIN = 64
 """Where a figure has fewer calls in flight, and each does the work of many, its echo is called so often at once."""
+SOURCING_PLANS = 50
+"""Plans that are timed of each sourcing policy; fewer in a run that only shows that all works."""
 ORDERS_SPARE = 1.2
 """Reservations that are made for orders, as a multiple of what the echo could have placed."""
 
@@ -223,6 +226,7 @@ def run(wanted: Wanted, show: Show) -> dict[str, Any]:
         "echo": told_echo(series),
         "figures": [told(each, wanted.processes) for each in series],
         "memory_mb": memory,
+        "sourcing": measure_sourcing(show, plans=max(2, min(SOURCING_PLANS, round(SOURCING_PLANS * wanted.seconds)))),
         "verify": audit,
     }
 

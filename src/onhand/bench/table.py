@@ -53,7 +53,17 @@ def table(report: Mapping[str, Any]) -> str:
         f"{1000 * echo['cpu_ms_per_call']['client']:.0f} us in the clients; the server had {echo['cpu_share']['server']:.0%} "
         "of a processor"
     )
+    lines.append(told_sourcing(report["sourcing"]))
     lines.append(f"{machine['layout']}; fsync {'on' if machine['fsync'] else 'off'}")
     failed = [check["name"] for check in report["verify"]["checks"] if not check["ok"]]
     lines.append("verify: clean" if report["verify"]["ok"] else f"verify: FAILED {', '.join(failed)}")
     return "\n".join(lines)
+
+
+def told_sourcing(sourcing: Mapping[str, Any]) -> str:
+    """A line for people."""
+    return (
+        f"a sourcing plan with reasons, {sourcing['lines']} lines, {sourcing['locations']} locations: median "
+        f"{sourcing['median_ms']:.1f} ms, p99 {sourcing['p99_ms']:.1f} ms; {sourcing['share_proven_optimal']:.0%} proven optimal, "
+        f"gap at most {sourcing['gap_max']:.1%}"
+    )
