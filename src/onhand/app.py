@@ -18,12 +18,14 @@ from onhand.domain.errors import GateUnavailable, LedgerUnavailable
 from onhand.domain.payment import Provider
 from onhand.edge.gateway import Gateway
 from onhand.edge.server import Server
+from onhand.edge.watching import Watching
 from onhand.inventory import Backorders, Counts, Future, Locations, Notices, Promise, Stock, Transfers
 from onhand.jobs import Jobs
 from onhand.ledger.claims import Settlement
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.revision import check_revision
 from onhand.orders import Orders
+from onhand.orders.board import Board
 from onhand.orders.checkouts import Checkouts
 from onhand.orders.waiting import Pickups
 from onhand.payments import Payments
@@ -109,6 +111,7 @@ class App:
         self.settling = Settling(database, self.jobs, providers)
         checkouts = Checkouts(self.ledger, self.settling, self.jobs)
         self.pickups = Pickups(self.ledger)
+        self.board = Board(self.ledger)
         self.sourcing = Sourcing(self.ledger, self.availability, self.clock, sourcing_policy or load_policy())
         promise = Promise(self.ledger, self.availability, self.reservations)
         self.services: dict[str, tuple[object, ...]] = {
@@ -123,7 +126,7 @@ class App:
             "onhand.v1.CountService": (Counts(self.ledger, self.decreases),),
             "onhand.v1.CatalogService": (Catalog(self.ledger),),
             "onhand.v1.CartService": (Carts(self.ledger),),
-            "onhand.v1.OrderService": (Orders(self.ledger, self.decreases, checkouts),),
+            "onhand.v1.OrderService": (Orders(self.ledger, self.decreases, checkouts), Watching(self.board.watch)),
             "onhand.v1.PaymentService": (Payments(self.ledger), Webhooks(self.ledger, providers)),
             "onhand.v1.SourcingService": (Preview(self.sourcing),),
         }
@@ -200,6 +203,7 @@ class App:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+        await self.board.close()
         for provider in self._providers.values():
             await provider.close()
         await self.rebuilder.close()

@@ -14,7 +14,7 @@ from onhand.v1 import cart_pb2, catalog_pb2, payment_pb2, types_pb2
 from onhand.v1 import order_pb2 as pb
 from purse import issue, payments, tender
 from shelf import dollars, request_id
-from shop import BREAD, CALLER, MILK, MILK_BARCODE, NORTH, SOUTH, Shop, card, fulfillment_of
+from shop import ADDRESS, BREAD, CALLER, MILK, MILK_BARCODE, NORTH, SOUTH, Shop, card, fulfillment_of
 
 
 # ----------------------------------------------------------------------------------------------------------------- catalog
@@ -217,6 +217,45 @@ async def _(stage: Stage, shop: Shop) -> Message:
     )
 
 
+async def previewed(shop: Shop, order_id: str, change: pb.OrderChange) -> pb.ApplyOrderChangeRequest:
+    """A change as its customer agreed to it."""
+    preview = await shop.orders.preview_order_change(
+        pb.PreviewOrderChangeRequest(order_id=order_id, change=change), CALLER
+    )
+    charge = preview.charge.units * 100 + preview.charge.nanos // 10_000_000
+    return pb.ApplyOrderChangeRequest(
+        request_id=request_id(),
+        order_id=order_id,
+        change=change,
+        etag=preview.etag,
+        tenders=card(charge) if charge else [],
+    )
+
+
+@scenario("ApplyOrderChange", "less of one line, more of another")
+async def _(stage: Stage, shop: Shop) -> Message:
+    order = (await placed(shop)).order
+    wanted = [pb.WantedQuantity(line_number=n, quantity=q) for n, q in ((1, 3), (2, 1))]
+    return await previewed(shop, order.order_id, pb.OrderChange(quantities=pb.EditQuantities(lines=wanted)))
+
+
+@scenario("ApplyOrderChange", "a pickup at another store, of which a part is not there")
+async def _(stage: Stage, shop: Shop) -> Message:
+    order = (await shop.place({NORTH: {MILK: 10}})).order
+    await shop.sell(NORTH, {MILK: 2}, 2 * 199)
+    work = order.fulfillment_orders[0].fulfillment_order_id
+    move = pb.MoveFulfillment(fulfillment_order_id=work, location_id=SOUTH)
+    return await previewed(shop, order.order_id, pb.OrderChange(move=move))
+
+
+@scenario("ApplyOrderChange", "a pickup that is sent instead")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work, _ = await shop.ready({NORTH: {MILK: 2}})
+    order_id = (await shop.orders.list_orders(pb.ListOrdersRequest(), CALLER)).orders[0].order_id
+    move = pb.MoveFulfillment(fulfillment_order_id=work, kind=pb.FULFILLMENT_KIND_SHIP, ship_to=ADDRESS)
+    return await previewed(shop, order_id, pb.OrderChange(move=move))
+
+
 @scenario("PickFulfillmentOrder", "what was thought to be gone")
 async def _(stage: Stage, shop: Shop) -> Message:
     work = fulfillment_of((await shop.place({NORTH: {MILK: 10}})).order, NORTH).fulfillment_order_id
@@ -331,6 +370,56 @@ async def _(stage: Stage, shop: Shop) -> Message:
     )
 
 
+@scenario("MarkReadyForPickup", "a part, of which a count missed some")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work = await work_of(shop)
+    await shop.accept(work)
+    await shop.pick(work)
+    await shop.count(NORTH, {MILK: 1})
+    return pb.MarkReadyForPickupRequest(
+        request_id=request_id(), fulfillment_order_id=work, lines=[pb.WorkLine(line_number=2, quantity=1)]
+    )
+
+
+@scenario("HandOverFulfillmentOrder", "a part, by identity, the rest cancelled")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work, _ = await shop.ready({NORTH: {MILK: 2, BREAD: 1}})
+    proofs = [pb.Proof(kind=pb.PROOF_KIND_GOVERNMENT_ID), pb.Proof(kind=pb.PROOF_KIND_CALL_BACK)]
+    return pb.HandOverFulfillmentOrderRequest(
+        request_id=request_id(),
+        fulfillment_order_id=work,
+        lines=[pb.WorkLine(line_number=2, quantity=1)],
+        identity=pb.IdentityCheck(recipient="Ada", proofs=proofs),
+        cancel_rest=True,
+    )
+
+
+def instead(work: str) -> pb.SubstituteLineRequest:
+    """Bread for milk that nobody finds."""
+    return pb.SubstituteLineRequest(
+        request_id=request_id(),
+        fulfillment_order_id=work,
+        line_number=1,
+        quantity=2,
+        sku=BREAD,
+        substitute_quantity=2,
+        consent=pb.CONSENT_MESSAGE,
+        reason=pb.REJECT_REASON_NOT_FOUND,
+    )
+
+
+@scenario("SubstituteLine", "of what is not found")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return instead(fulfillment_of((await shop.place({NORTH: {MILK: 4}})).order, NORTH).fulfillment_order_id)
+
+
+@scenario("SubstituteLine", "the ledger left the gate's epoch")
+async def _(stage: Stage, shop: Shop) -> Message:
+    request = instead(fulfillment_of((await shop.place({NORTH: {MILK: 4}})).order, NORTH).fulfillment_order_id)
+    await stage.raise_epoch(NORTH)
+    return request
+
+
 @scenario("UnpickFulfillmentOrder", "a pickup that waits")
 async def _(stage: Stage, shop: Shop) -> Message:
     work, _ = await shop.ready({NORTH: {MILK: 2}})
@@ -399,6 +488,44 @@ async def _(stage: Stage, shop: Shop) -> Message:
         fulfillment_order_id=await shipped(shop),
         carrier="UPS",
         tracking_reference="1Z999",
+    )
+
+
+def packing(work: str) -> pb.PackFulfillmentOrderRequest:
+    """Milk in one parcel, bread in another."""
+    parcels = [pb.Parcel(lines=[pb.ParcelLine(line_number=n, quantity=q)]) for n, q in ((2, 2), (1, 1))]
+    return pb.PackFulfillmentOrderRequest(request_id=request_id(), fulfillment_order_id=work, parcels=parcels)
+
+
+@scenario("PackFulfillmentOrder", "in two parcels, instead of others")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work = await shipped(shop)
+    await shop.orders.pack_fulfillment_order(packing(work), CALLER)
+    return packing(work)
+
+
+@scenario("ShipFulfillmentOrder", "one of two parcels")
+async def _(stage: Stage, shop: Shop) -> Message:
+    packed = await shop.orders.pack_fulfillment_order(packing(await shipped(shop)), CALLER)
+    return pb.ShipFulfillmentOrderRequest(
+        request_id=request_id(),
+        fulfillment_order_id=packed.fulfillment_order.fulfillment_order_id,
+        carrier="UPS",
+        tracking_reference="1Z999",
+        shipment_id=packed.fulfillment_order.shipments[0].shipment_id,
+    )
+
+
+@scenario("ReturnUndelivered", "to another location, one damaged")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work = await shipped(shop)
+    await shop.ship(work)
+    back = [(1, pb.DISPOSITION_AVAILABLE), (2, pb.DISPOSITION_AVAILABLE), (2, pb.DISPOSITION_DAMAGED)]
+    return pb.ReturnUndeliveredRequest(
+        request_id=request_id(),
+        fulfillment_order_id=work,
+        location_id=SOUTH,
+        lines=[pb.ReturnedLine(line_number=n, quantity=1, disposition=d) for n, d in back],
     )
 
 

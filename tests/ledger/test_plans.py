@@ -67,6 +67,7 @@ WIDE = {
     "inventory.locations:LIST_GROUPS": "groups with all their members",
     "inventory.locations:HOLDS": "whether a location is empty, before it is deleted",
     "orders.shortfalls:_OPEN": "a page of open shortfalls, which are few",
+    "orders.board:READ": "the next events of all kinds, in commit order",
     "orders.resource:HAVE": "every location that has a sku, of which it answers the fullest",
     "FROM fulfillment_orders WHERE location_id": "orders of one location in twenty: walking over the newest is cheaper",
     "FROM shortfalls JOIN fulfillment_orders USING": "orders that are short: all open shortfalls, which are few",
@@ -84,7 +85,6 @@ COLD = {
     "reservations.sweep:ROWS": "rows by their keys, ten seconds after a take",
     "reservations.sweep:CLOSE_ORPHANS": "inserts by key, after a crash",
     "orders.store:INSERT_SHORTAGES": "inserts, where a sale took what was promised",
-    "ledger.shortfalls:FOLLOW": "rows by the index of their work, where a part of it that is short goes its own way",
     "orders.resource:SET_ADDRESS": "one row by its key, where what was to be picked up is shipped",
     "carts:LINE_QUANTITY": "one row by its key, where a line would hold too much",
     "carts:GIVE_CART": "one row by its key, where a guest's cart becomes a customer's first",
@@ -388,8 +388,17 @@ class Trade:
         work = {"fulfillment_order_id": sent.fulfillment_order_id}
         await self.call("AcceptFulfillmentOrder", orders.AcceptFulfillmentOrderRequest(**work))
         await self.call("PickFulfillmentOrder", orders.PickFulfillmentOrderRequest(**work))
-        shipped = orders.ShipFulfillmentOrderRequest(**work, carrier="UPS", tracking_reference="1Z")
-        await self.call("ShipFulfillmentOrder", shipped)
+        parcels = [orders.Parcel(lines=[orders.ParcelLine(line_number=n, quantity=1)]) for n in (1, 2)]
+        request = orders.PackFulfillmentOrderRequest(**work, parcels=parcels)
+        packed = (await self.call("PackFulfillmentOrder", request)).fulfillment_order
+        left = {"carrier": "UPS", "tracking_reference": "1Z"}
+        parcel = packed.shipments[0].shipment_id
+        shipped = orders.ShipFulfillmentOrderRequest(**work, **left, shipment_id=parcel)
+        rest = {"fulfillment_order_id": (await self.call("ShipFulfillmentOrder", shipped)).rest.fulfillment_order_id}
+        await self.call("UnpickFulfillmentOrder", orders.UnpickFulfillmentOrderRequest(**rest))
+        await self.call("PickFulfillmentOrder", orders.PickFulfillmentOrderRequest(**rest))
+        await self.call("ShipFulfillmentOrder", orders.ShipFulfillmentOrderRequest(**rest, **left))
+        await self.call("ReturnUndelivered", orders.ReturnUndeliveredRequest(**rest))
         await self.call("DeliverFulfillmentOrder", orders.DeliverFulfillmentOrderRequest(**work))
         ready = await self.order(6)
         (code,) = ready.pickup_codes
@@ -405,6 +414,52 @@ class Trade:
         await self.call("MarkNoShow", orders.MarkNoShowRequest(**work))
         await self.call("PutAwayFulfillmentOrder", orders.PutAwayFulfillmentOrderRequest(**work))
         await self.app.pickups.sweep()
+        messages = self.app.board.watch(SIZE.location(6), "")
+        cursor = (await anext(messages)).cursor
+        await messages.aclose()
+        messages = self.app.board.watch(SIZE.location(6), cursor)
+        await anext(messages)
+        await self.order(6)
+        assert (await anext(messages)).changes
+        await messages.aclose()
+        ready = await self.order(6)
+        (code,) = ready.pickup_codes
+        work = {"fulfillment_order_id": code.fulfillment_order_id}
+        await self.call("AcceptFulfillmentOrder", orders.AcceptFulfillmentOrderRequest(**work))
+        await self.call(
+            "SubstituteLine",
+            orders.SubstituteLineRequest(
+                **work,
+                line_number=1,
+                quantity=1,
+                sku=SIZE.assortment(6)[1][5],
+                substitute_quantity=1,
+                consent=orders.CONSENT_PHONE,
+            ),
+        )
+        await self.call("PickFulfillmentOrder", orders.PickFulfillmentOrderRequest(**work))
+        two = [orders.WorkLine(line_number=n) for n in (2, 3)]
+        await self.call("MarkReadyForPickup", orders.MarkReadyForPickupRequest(**work, lines=two))
+        proofs = [orders.Proof(kind=kind) for kind in (orders.PROOF_KIND_CALL_BACK, orders.PROOF_KIND_GOVERNMENT_ID)]
+        identity = orders.IdentityCheck(recipient="Ada", proofs=proofs)
+        handed = orders.HandOverFulfillmentOrderRequest(**work, lines=two[:1], identity=identity, cancel_rest=True)
+        await self.call("HandOverFulfillmentOrder", handed)
+        order = (await self.order(4)).order
+        (work,) = order.fulfillment_orders
+        quantities = [orders.WantedQuantity(line_number=n, quantity=q) for n, q in ((1, 0), (2, 2))]
+        await self.change(order, orders.OrderChange(quantities=orders.EditQuantities(lines=quantities)))
+        order = (await self.order(4)).order
+        move = {"fulfillment_order_id": order.fulfillment_orders[0].fulfillment_order_id}
+        turned = orders.MoveFulfillment(**move, kind=orders.FULFILLMENT_KIND_SHIP)
+        await self.change(order, orders.OrderChange(move=turned))
+        order = (await self.order(4)).order
+        move = {"fulfillment_order_id": order.fulfillment_orders[0].fulfillment_order_id}
+        elsewhere = next(
+            SIZE.location(n)
+            for n in range(SIZE.stocked_locations)
+            if n != 4 and SIZE.assortment(n)[1] == SIZE.assortment(4)[1]
+        )
+        await self.change(order, orders.OrderChange(move=orders.MoveFulfillment(**move, location_id=elsewhere)))
         (work,) = (await self.order(9)).order.fulfillment_orders
         reject = [
             orders.RejectedLine(line_number=1, reason=orders.REJECT_REASON_NOT_FOUND),
@@ -442,6 +497,14 @@ class Trade:
         )
         await self.call("GetReturn", orders.GetReturnRequest(return_id=taken.returned.return_id))
         await self.call("GetOrder", orders.GetOrderRequest(order_id=sale.order_id))
+
+    async def change(self, order: orders.Order, change: orders.OrderChange) -> None:
+        """A change as it was previewed."""
+        asked = {"order_id": order.order_id, "change": change}
+        preview = await self.call("PreviewOrderChange", orders.PreviewOrderChangeRequest(**asked))
+        paid = card(preview.charge.units * 100 + preview.charge.nanos // 10_000_000) if preview.charge.units else []
+        request = orders.ApplyOrderChangeRequest(**asked, etag=preview.etag, tenders=paid)
+        await self.call("ApplyOrderChange", request)
 
     async def shortfalls(self) -> None:
         place, skus = SIZE.assortment(13)

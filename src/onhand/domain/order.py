@@ -192,6 +192,9 @@ ORDER_STATES: Mapping[frozenset[Phase], OrderState] = MappingProxyType(
 PICKUP_CODE_FAILURES_MAX = 5
 """How often a pickup code may be given wrong; then none is accepted until it is reset."""
 
+PROOFS_MIN = 2
+"""How many different proofs stand for a lost pickup code."""
+
 # How far each state is, for choosing what to cancel: work that nobody began costs least to undo.
 _PROGRESS = {state: index for index, state in enumerate(FulfillmentState)}
 

@@ -261,7 +261,7 @@ def methods(
 
 
 def stream_methods(service: str) -> list[MethodDescriptor]:
-    """The bidirectional streams of a service."""
+    """The streams of a service."""
     return [method for method in descriptor_pool.Default().FindServiceByName(service).methods if is_stream(method)]
 
 

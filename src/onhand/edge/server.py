@@ -75,7 +75,7 @@ def actor_of(context: Context) -> str:
 
 
 class Streaming:
-    """A bidirectional stream as gRPC calls it."""
+    """A stream as gRPC calls it: one that only answers is read once."""
 
     def __init__(self, handler: StreamHandler, budget: Budget, calls: Calls) -> None:
         self._handler = handler

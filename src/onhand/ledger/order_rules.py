@@ -317,8 +317,9 @@ EXACTLY_ONCE = Rule(
         SELECT m.kind, encode(substring(r.response FROM position('\\x0a24'::bytea IN r.response) + 2 FOR 36), 'escape') AS id,
                count(*) AS requests
           FROM requests r JOIN (VALUES ('PlaceOrderRequest', 'order'), ('SellRequest', 'order'),
-               ('CreateReturnRequest', 'return'), ('DispatchTransferRequest', 'transfer'), ('RequestTransferRequest', 'transfer'),
-               ('CreateAdvanceNoticeRequest', 'advance notice'), ('StartCountRequest', 'count'), ('ReserveRequest', 'reservation'))
+               ('CreateReturnRequest', 'return'), ('ReturnUndeliveredRequest', 'return'), ('DispatchTransferRequest', 'transfer'),
+               ('RequestTransferRequest', 'transfer'), ('CreateAdvanceNoticeRequest', 'advance notice'),
+               ('StartCountRequest', 'count'), ('ReserveRequest', 'reservation'))
                AS m (method, kind) USING (method)
          WHERE r.response IS NOT NULL GROUP BY 1, 2),
     made AS (

@@ -5,7 +5,21 @@ from __future__ import annotations
 from functools import partial
 
 from onhand.ledger.mutation import Ledger
-from onhand.orders import cancel, decide, fulfil, queries, reject, resource, returns, shortfalls, waiting
+from onhand.orders import (
+    cancel,
+    change,
+    decide,
+    fulfil,
+    hand_over,
+    queries,
+    reject,
+    resource,
+    returns,
+    ship,
+    shortfalls,
+    substitute,
+    waiting,
+)
 from onhand.orders.checkouts import Checkouts
 from onhand.orders.placing import Placing
 from onhand.orders.selling import Selling
@@ -21,17 +35,22 @@ class Orders:
         self.get_order = partial(queries.get_order, ledger)
         self.list_orders = partial(queries.list_orders, ledger)
         self.cancel_order_lines = partial(cancel.cancel_order_lines, ledger)
+        self.preview_order_change = partial(change.preview_order_change, ledger)
+        self.apply_order_change = partial(change.apply_order_change, ledger, decreases)
         self.accept_fulfillment_order = partial(fulfil.accept_fulfillment_order, ledger)
         self.pick_fulfillment_order = partial(fulfil.pick_fulfillment_order, ledger)
         self.mark_ready_for_pickup = partial(fulfil.mark_ready_for_pickup, ledger)
+        self.substitute_line = partial(substitute.substitute_line, ledger, decreases)
         self.unpick_fulfillment_order = partial(fulfil.unpick_fulfillment_order, ledger)
         self.mark_arrived = partial(waiting.mark_arrived, ledger)
         self.mark_no_show = partial(waiting.mark_no_show, ledger)
         self.put_away_fulfillment_order = partial(waiting.put_away_fulfillment_order, ledger)
-        self.hand_over_fulfillment_order = partial(fulfil.hand_over_fulfillment_order, ledger)
+        self.hand_over_fulfillment_order = partial(hand_over.hand_over_fulfillment_order, ledger)
         self.reset_pickup_code = partial(fulfil.reset_pickup_code, ledger)
-        self.ship_fulfillment_order = partial(fulfil.ship_fulfillment_order, ledger)
-        self.deliver_fulfillment_order = partial(fulfil.deliver_fulfillment_order, ledger)
+        self.pack_fulfillment_order = partial(ship.pack_fulfillment_order, ledger)
+        self.return_undelivered = partial(ship.return_undelivered, ledger)
+        self.ship_fulfillment_order = partial(ship.ship_fulfillment_order, ledger)
+        self.deliver_fulfillment_order = partial(ship.deliver_fulfillment_order, ledger)
         self.list_shortfalls = partial(shortfalls.list_shortfalls, ledger)
         self.decide_shortfall = partial(decide.decide_shortfall, ledger, decreases)
         self.list_shortfall_alternatives = partial(resource.list_shortfall_alternatives, ledger)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
 from onhand.caller import Caller
@@ -20,8 +20,9 @@ from onhand.orders import store
 from onhand.orders.captures import capture_leaving
 from onhand.orders.queries import read_order
 from onhand.orders.store import Fulfillment, LockedOrder
-from onhand.orders.work import settle
-from onhand.payments.giving_back import give_back
+from onhand.orders.work import lock_work, settle
+from onhand.payments import giving_back
+from onhand.postgres import Connection
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import money_to_wire
 
@@ -47,34 +48,75 @@ async def _cancel(
     order = await store.lock_order(tx.connection, order_id)
     if order is None:
         raise OrderNotFound(str(order_id))
-    fulfillments = {str(f.fulfillment_order_id): f for f in await store.fulfillments(tx.connection, order_id)}
-    short = await shortfalls.short_of_lines(tx.connection, [f.fulfillment_order_id for f in fulfillments.values()])
-    parts = [
+    fulfillments = await store.fulfillments(tx.connection, order_id)
+    parts = await read_parts(tx.connection, order_id, fulfillments)
+    plan = rules.plan_cancellation(str(order_id), parts, wanted.items())
+    refund_minor = await cancel_parts(tx, order, fulfillments, parts, plan, wanted, caller)
+    cancelled = await read_order(tx.connection, order_id)
+    if await free(tx, order, plan, fulfillments, caller):
+        cancelled = await read_order(tx.connection, order_id)
+    return pb.CancelOrderLinesResponse(order=cancelled, refund=money_to_wire(refund_minor, order.currency))
+
+
+async def read_parts(
+    connection: Connection, order_id: UUID, fulfillments: Sequence[Fulfillment]
+) -> list[FulfillmentPart]:
+    """The parts of an order, with what is short of each."""
+    states = {f.fulfillment_order_id: f.state for f in fulfillments}
+    short = await shortfalls.short_of_lines(connection, list(states))
+    return [
         FulfillmentPart(
             str(p.fulfillment_order_id),
-            fulfillments[str(p.fulfillment_order_id)].state,
+            states[p.fulfillment_order_id],
             p.line_number,
             p.sku,
             p.quantity,
             short.get((p.fulfillment_order_id, p.line_number), 0),
         )
-        for p in await store.parts(tx.connection, order_id)
+        for p in await store.parts(connection, order_id)
     ]
-    plan = rules.plan_cancellation(str(order_id), parts, wanted.items())
-
-    await store.cancel_parts(tx.connection, [(UUID(c.fulfillment_order_id), c.line_number, c.quantity) for c in plan])
-    await settle(tx, order, list(fulfillments.values()), _emptied(parts, plan, fulfillments), caller)
-    refund_minor = await give_up(tx, order, wanted, "CANCELLED", caller)
-    cancelled = await read_order(tx.connection, order_id)
-    if await _free(tx, order, plan, fulfillments, caller):
-        cancelled = await read_order(tx.connection, order_id)
-    return pb.CancelOrderLinesResponse(order=cancelled, refund=money_to_wire(refund_minor, order.currency))
 
 
-async def give_up(
-    tx: Transaction, order: LockedOrder, units: Mapping[int, int], reason_code: str, caller: Caller
+async def cancel_parts(
+    tx: Transaction,
+    order: LockedOrder,
+    fulfillments: Sequence[Fulfillment],
+    parts: Sequence[FulfillmentPart],
+    plan: Sequence[Cancellation],
+    wanted: Mapping[int, int],
+    caller: Caller,
 ) -> int:
-    """Counts units of lines of a locked order as cancelled and gives their money back: how much, in minor units, is returned."""
+    """Writes what is cancelled, but for stock: see `free`. Returns what it gives back, in minor units."""
+    by_id = {str(f.fulfillment_order_id): f for f in fulfillments}
+    await store.unpack(tx.connection, [by_id[c.fulfillment_order_id] for c in plan])
+    await store.cancel_parts(tx.connection, [(UUID(c.fulfillment_order_id), c.line_number, c.quantity) for c in plan])
+    await settle(tx, order, fulfillments, _emptied(parts, plan, by_id), caller)
+    return (await give_back(tx, order, wanted, "CANCELLED", caller))[0]
+
+
+async def cancel_work(tx: Transaction, fulfillment_order_id: UUID, caller: Caller) -> None:
+    """Cancels all that a fulfillment order has to bring."""
+    work = await lock_work(tx, fulfillment_order_id)
+    state = work.after(Step.CANCEL)
+    await give_back(tx, work.order, work.held, "CANCELLED", caller)
+    plan = [Cancellation(str(fulfillment_order_id), unit.line_number, unit.sku, unit.quantity) for unit in work.units]
+    await store.cancel_parts(tx.connection, [(fulfillment_order_id, c.line_number, c.quantity) for c in plan])
+    await settle(tx, work.order, work.fulfillments, {fulfillment_order_id: state}, caller)
+    await free(tx, work.order, plan, work.fulfillments, caller)
+
+
+async def give_back(
+    tx: Transaction,
+    order: LockedOrder,
+    units: Mapping[int, int],
+    reason_code: str,
+    caller: Caller,
+    applied_minor: Callable[[int], int] = lambda refund_minor: 0,
+) -> tuple[int, int]:
+    """Counts units of lines of a locked order as cancelled; the event says what they give back.
+
+    Returns it in minor units, and how much of it pays for what the customer gets instead (`applied_minor`): the rest is owed.
+    """
     lines = await store.lines(tx.connection, order.order_id)
     refunds = {
         number: returns.refund(
@@ -87,16 +129,18 @@ async def give_up(
     }
     await store.add_cancelled(tx.connection, order.order_id, [(n, q, refunds[n]) for n, q in sorted(units.items())])
     refund_minor = sum(refunds.values())
-    await give_back(
+    applied = applied_minor(refund_minor)
+    await giving_back.give_back(
         tx,
         order.order_id,
-        refund_minor,
+        refund_minor - applied,
         currency=order.currency,
         reason_code=f"ORDER_{reason_code}",
         reference_document=order.document,
         actor=caller.actor,
     )
-    await capture_leaving(tx, order, (), caller.actor)  # of what is left, if nothing is to leave any more
+    if not applied:
+        await capture_leaving(tx, order, (), caller.actor)  # of what is left, if nothing is to leave any more
     tx.emit(
         "onhand.order.lines_cancelled.v1",
         order.document,
@@ -110,15 +154,16 @@ async def give_up(
             ],
             "refund_minor": refund_minor,
             "currency": order.currency,
+            "applied_minor": applied,
             "reason_code": reason_code,
             "actor": caller.actor,
         },
     )
-    return refund_minor
+    return refund_minor, applied
 
 
 def _emptied(
-    parts: list[FulfillmentPart], plan: list[Cancellation], fulfillments: dict[str, Fulfillment]
+    parts: Sequence[FulfillmentPart], plan: Sequence[Cancellation], fulfillments: Mapping[str, Fulfillment]
 ) -> dict[UUID, FulfillmentState]:
     """The states of fulfillment orders that have nothing left to bring."""
     left: dict[str, int] = {}
@@ -135,14 +180,15 @@ def _emptied(
     }
 
 
-async def _free(
+async def free(
     tx: Transaction,
     order: LockedOrder,
-    plan: list[Cancellation],
-    fulfillments: dict[str, Fulfillment],
+    plan: Sequence[Cancellation],
+    of_order: Sequence[Fulfillment],
     caller: Caller,
 ) -> bool:
     """The cancelled units can be sold again, but for those that were not there; whether there were any of these."""
+    fulfillments = {str(f.fulfillment_order_id): f for f in of_order}
     positions = {(fulfillments[c.fulfillment_order_id].location_id, c.sku) for c in plan}
     await tx.lock_levels(positions)
     absent: Mapping[tuple[UUID, int], int] = {}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
+from uuid import UUID
 
 from onhand.caller import Caller
-from onhand.domain.errors import PickupCodeLocked, PickupCodeWrong
-from onhand.domain.order import PICKUP_CODE_FAILURES_MAX, Step
-from onhand.ids import new_id, parse_id
+from onhand.domain.errors import invalid
+from onhand.domain.order import Step
+from onhand.ids import parse_id
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.orders import codes, store, waiting
-from onhand.orders.work import Work, advance
+from onhand.orders.queries import read_fulfillment_order
+from onhand.orders.work import Work, advance, advance_part
 from onhand.v1 import order_pb2 as pb
 
 
@@ -48,7 +50,7 @@ async def unpick_fulfillment_order(
     fulfillment_order_id = parse_id("fulfillment_order_id", request.fulfillment_order_id)
 
     async def work(tx: Transaction) -> pb.UnpickFulfillmentOrderResponse:
-        done = await advance(tx, fulfillment_order_id, Step.UNPICK, caller, waiting.end_hold)
+        done = await advance(tx, fulfillment_order_id, Step.UNPICK, caller, put_back)
         return pb.UnpickFulfillmentOrderResponse(fulfillment_order=done)
 
     return await ledger.mutate(request, pb.UnpickFulfillmentOrderResponse, work)
@@ -58,40 +60,13 @@ async def mark_ready_for_pickup(
     ledger: Ledger, request: pb.MarkReadyForPickupRequest, caller: Caller
 ) -> pb.MarkReadyForPickupResponse:
     """OrderService.MarkReadyForPickup."""
-    fulfillment_order_id = parse_id("fulfillment_order_id", request.fulfillment_order_id)
+    fulfillment_order_id, lines = parse_id("fulfillment_order_id", request.fulfillment_order_id), part(request.lines)
 
     async def work(tx: Transaction) -> pb.MarkReadyForPickupResponse:
-        done = await advance(tx, fulfillment_order_id, Step.MARK_READY, caller, waiting.begin_hold)
-        return pb.MarkReadyForPickupResponse(fulfillment_order=done)
+        done, rest = await advance_part(tx, fulfillment_order_id, Step.MARK_READY, lines, caller, waiting.begin_hold)
+        return pb.MarkReadyForPickupResponse(fulfillment_order=done, rest=await _read(tx, rest))
 
     return await ledger.mutate(request, pb.MarkReadyForPickupResponse, work)
-
-
-async def hand_over_fulfillment_order(
-    ledger: Ledger, request: pb.HandOverFulfillmentOrderRequest, caller: Caller
-) -> pb.HandOverFulfillmentOrderResponse:
-    """OrderService.HandOverFulfillmentOrder.
-
-    A wrong code is counted in a transaction of its own before anything else: the refusal then undoes all but that.
-    """
-    fulfillment_order_id = parse_id("fulfillment_order_id", request.fulfillment_order_id)
-    code = codes.plain(request.pickup_code)
-    attempt = hashlib.sha256(f"{request.request_id}/{code}".encode()).digest()
-    async with ledger.read() as connection:
-        await store.count_wrong_code(connection, fulfillment_order_id, code, attempt, PICKUP_CODE_FAILURES_MAX)
-
-    async def check_code(tx: Transaction, work: Work) -> None:
-        failures = work.fulfillment.code_failures
-        if failures >= PICKUP_CODE_FAILURES_MAX:
-            raise PickupCodeLocked(str(fulfillment_order_id), failures)
-        if not codes.is_right(code, work.fulfillment.code_salt, work.fulfillment.code_hash):
-            raise PickupCodeWrong(str(fulfillment_order_id), PICKUP_CODE_FAILURES_MAX - failures)
-
-    async def work(tx: Transaction) -> pb.HandOverFulfillmentOrderResponse:
-        done = await advance(tx, fulfillment_order_id, Step.HAND_OVER, caller, check_code)
-        return pb.HandOverFulfillmentOrderResponse(fulfillment_order=done)
-
-    return await ledger.mutate(request, pb.HandOverFulfillmentOrderResponse, work)
 
 
 async def reset_pickup_code(
@@ -116,40 +91,19 @@ async def reset_pickup_code(
     return await ledger.mutate(request, pb.ResetPickupCodeResponse, work)
 
 
-async def ship_fulfillment_order(
-    ledger: Ledger, request: pb.ShipFulfillmentOrderRequest, caller: Caller
-) -> pb.ShipFulfillmentOrderResponse:
-    """OrderService.ShipFulfillmentOrder."""
-    fulfillment_order_id = parse_id("fulfillment_order_id", request.fulfillment_order_id)
-
-    async def add_shipment(tx: Transaction, work: Work) -> None:
-        await store.insert_shipment(
-            tx.connection,
-            new_id(),
-            fulfillment_order_id,
-            work.held,
-            carrier=request.carrier,
-            tracking_reference=request.tracking_reference,
-        )
-
-    async def work(tx: Transaction) -> pb.ShipFulfillmentOrderResponse:
-        done = await advance(tx, fulfillment_order_id, Step.SHIP, caller, add_shipment)
-        return pb.ShipFulfillmentOrderResponse(fulfillment_order=done)
-
-    return await ledger.mutate(request, pb.ShipFulfillmentOrderResponse, work)
+async def put_back(tx: Transaction, work: Work) -> None:
+    """Nothing of it waits, or is packed, any more."""
+    await waiting.end_hold(tx, work)
+    await store.unpack(tx.connection, [work.fulfillment])
 
 
-async def deliver_fulfillment_order(
-    ledger: Ledger, request: pb.DeliverFulfillmentOrderRequest, caller: Caller
-) -> pb.DeliverFulfillmentOrderResponse:
-    """OrderService.DeliverFulfillmentOrder."""
-    fulfillment_order_id = parse_id("fulfillment_order_id", request.fulfillment_order_id)
+def part(lines: Sequence[pb.WorkLine]) -> dict[int, int]:
+    """Units by line; 0 stands for the whole line. Raises InvalidRequest."""
+    units = {line.line_number: line.quantity for line in lines}
+    if len(units) < len(lines):
+        raise invalid("lines", "must name each line_number once")
+    return units
 
-    async def close_shipments(tx: Transaction, work: Work) -> None:
-        await store.mark_delivered(tx.connection, fulfillment_order_id)
 
-    async def work(tx: Transaction) -> pb.DeliverFulfillmentOrderResponse:
-        done = await advance(tx, fulfillment_order_id, Step.DELIVER, caller, close_shipments)
-        return pb.DeliverFulfillmentOrderResponse(fulfillment_order=done)
-
-    return await ledger.mutate(request, pb.DeliverFulfillmentOrderResponse, work)
+async def _read(tx: Transaction, fulfillment_order_id: UUID | None) -> pb.FulfillmentOrder | None:
+    return None if fulfillment_order_id is None else await read_fulfillment_order(tx.connection, fulfillment_order_id)

@@ -42,6 +42,16 @@ def shortfall_step(field: str, value: int) -> ShortfallStep:
     return _named(types_pb2.ShortfallStep, "SHORTFALL_STEP_", ShortfallStep, field, value)
 
 
+def proof_kind(field: str, value: int) -> str:
+    """A kind of proof, as stored."""
+    return _name(pb.ProofKind, "PROOF_KIND_", field, value)
+
+
+def consent(field: str, value: int) -> str:
+    """How a customer agreed, as stored."""
+    return _name(pb.Consent, "CONSENT_", field, value)
+
+
 def tender_kind(field: str, value: int) -> str:
     """A kind of tender, as stored."""
     return _name(pb.TenderKind, "TENDER_KIND_", field, value)

@@ -50,7 +50,7 @@ SELECT o.order_id, o.order_number, o.customer_id, o.channel, o.currency, o.state
             'quantity', l.quantity, 'fulfilled_quantity', l.fulfilled_quantity,
             'cancelled_quantity', l.cancelled_quantity, 'returned_quantity', l.returned_quantity,
             'amount_minor', l.amount_minor, 'price_quantity', l.price_quantity, 'total_minor', l.total_minor,
-            'refunded_minor', l.refunded_minor) ORDER BY l.line_number)
+            'refunded_minor', l.refunded_minor, 'substitutes_line', l.substitutes_line) ORDER BY l.line_number)
           FROM order_lines l JOIN products p USING (sku) WHERE l.order_id = o.order_id) AS lines,
        (SELECT json_agg({_FULFILLMENT} ORDER BY f.fulfillment_order_id)
           FROM fulfillment_orders f WHERE f.order_id = o.order_id) AS fulfillments,
@@ -239,6 +239,7 @@ def _order(row: Any) -> pb.Order:
                 total=money_to_wire(line["total_minor"], currency),
                 refunded=money_to_wire(line["refunded_minor"], currency),
                 short_quantity=short[line["line_number"]],
+                substitutes_line_number=line["substitutes_line"] or 0,
             )
             for line in row["lines"]
         ],
@@ -276,7 +277,7 @@ def _fulfillment(value: dict[str, Any], order_number: str, customer_id: str) -> 
         location_id=value["location_id"],
         kind=pb.FulfillmentKind.Value(f"FULFILLMENT_KIND_{value['kind']}"),
         state=pb.FulfillmentState.Value(f"FULFILLMENT_STATE_{value['state']}"),
-        lines=[pb.FulfillmentLine(**line, short_quantity=short[line["line_number"]]) for line in value["lines"]],
+        lines=[pb.FulfillmentLine(**line, short_quantity=short[line["line_number"]]) for line in value["lines"] or ()],
         shipments=[
             pb.Shipment(
                 shipment_id=shipment["shipment_id"],

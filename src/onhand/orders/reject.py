@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from uuid import UUID
 
@@ -18,7 +18,6 @@ from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.orders import names, store
 from onhand.orders.queries import read_fulfillment_order
-from onhand.orders.store import Fulfillment
 from onhand.orders.work import Work, lock_work, settle, split
 from onhand.v1 import order_pb2 as pb
 
@@ -57,12 +56,13 @@ async def _reject(
     work = await lock_work(tx, fulfillment_order_id)
     rejected_state = work.after(Step.REJECT)
     wanted = _wanted(work, asked)
+    await store.unpack(tx.connection, [work.fulfillment])
     numbers = sorted({number for units in wanted.values() for number in units})
     await tx.lock_levels(work.positions(numbers))
     states: dict[UUID, FulfillmentState] = {}
     parts: list[tuple[Work, RejectReason, Mapping[int, int]]] = []
     for reason, units in wanted.items():
-        await _unshort(tx, work, reason, units, caller)
+        await take_out(tx, work, reason, units, caller)
         if units == work.held:
             part, work = work, replace(work, units=[])
         else:
@@ -75,7 +75,13 @@ async def _reject(
     await settle(tx, work.order, work.fulfillments, states, caller)
     for part, reason, of_part in parts:
         await _open(tx, part, reason, of_part)
-    await _look_again(tx, work.fulfillment, parts, caller)
+    missing = [
+        position
+        for part, reason, of_part in parts
+        if reason is RejectReason.NOT_FOUND
+        for position in part.positions(of_part)
+    ]
+    await look_again(tx, work, missing, caller)
     read = [await read_fulfillment_order(tx.connection, id) for id in states]
     own = await read_fulfillment_order(tx.connection, fulfillment_order_id)
     return pb.RejectFulfillmentOrderResponse(fulfillment_order=own, rejected=read)
@@ -91,8 +97,8 @@ def _wanted(work: Work, asked: Rejected) -> Rejected:
     return wanted
 
 
-async def _unshort(tx: Transaction, work: Work, reason: RejectReason, units: Mapping[int, int], caller: Caller) -> None:
-    """Takes rejected units out of `allocated`. Of what was short before, the units that nobody found are those not there."""
+async def take_out(tx: Transaction, work: Work, reason: RejectReason, units: Mapping[int, int], caller: Caller) -> None:
+    """Takes units that a location does not bring out of `allocated`, levels locked. What was short before is what nobody found."""
     own = work.fulfillment.fulfillment_order_id
     absent: Mapping[tuple[UUID, int], int] = {}
     if any(tx.short(position) for position in work.positions(units)):
@@ -124,25 +130,15 @@ async def _open(tx: Transaction, part: Work, reason: RejectReason, units: Mappin
     )
 
 
-async def _look_again(
-    tx: Transaction,
-    own: Fulfillment,
-    parts: list[tuple[Work, RejectReason, Mapping[int, int]]],
-    caller: Caller,
-) -> None:
+async def look_again(tx: Transaction, work: Work, missing: Iterable[Position], caller: Caller) -> None:
     """Who does not find an item says something of every promise of it there: a count is asked for.
 
     Where the ledger has nothing left but promises, those whose goods nobody picked are doubted at once, as by a sale: had there
     been any on the shelf, they would have been taken for this order. What is `available` there is for the count to correct.
     """
-    missing: list[tuple[Position, int]] = []
-    for part, reason, units in parts:
-        if reason is RejectReason.NOT_FOUND:
-            missing += zip(part.positions(units), units.values(), strict=True)
-    positions = sorted({position for position, _ in missing})
+    positions, document = sorted(set(missing)), work.order.document
     if not positions:
         return
-    document = parts[0][0].order.document
     tasks = [(new_id(), *position) for position in positions]
     await store.open_count_tasks(tx.connection, tasks, "REJECTED_NOT_FOUND", document)
     for position in positions:
@@ -155,5 +151,5 @@ async def _look_again(
                 cause=ShortfallCause.REJECTION,
                 reference=document,
                 actor=caller.actor,
-                besides=own.fulfillment_order_id,
+                besides=work.fulfillment.fulfillment_order_id,
             )

@@ -31,6 +31,7 @@ from onhand.ledger.transaction import Transaction
 from onhand.orders import codes, names, store
 from onhand.orders.queries import read_fulfillment_order
 from onhand.orders.shortfalls import listed
+from onhand.orders.store import LockedOrder
 from onhand.orders.work import Work, emit, lock_work, settle
 from onhand.paging import decode_token, encode_token, fill, page_size
 from onhand.postgres import Connection
@@ -186,11 +187,7 @@ async def take_over(
     state = work.after(Step.MOVE)
     if refused := await store.not_offered(tx.connection, [(location_id, kind)]):
         raise FulfillmentNotOffered(*refused)
-    if kind is FulfillmentKind.SHIP and not order.has_address:
-        if not ship_to.recipient:
-            raise ShipToMissing(str(order.order_id))
-        address = MessageToDict(ship_to, preserving_proto_field_name=True)
-        await tx.connection.execute(SET_ADDRESS, order.order_id, address)
+    await set_address(tx, order, kind, ship_to)
     code = codes.new_pickup_code() if kind is FulfillmentKind.PICKUP else ""
     salt, code_hash = codes.salted(code) if code else (None, None)
     new = store.Fulfillment(new_id(), location_id, kind, INITIAL[kind], salt, code_hash, 0)
@@ -221,12 +218,22 @@ async def take_over(
     return TakenOver(new.fulfillment_order_id, location_id, code)
 
 
+async def set_address(tx: Transaction, order: LockedOrder, kind: FulfillmentKind, ship_to: pb.Address) -> None:
+    """An order of which something is shipped has an address. Raises ShipToMissing."""
+    if kind is FulfillmentKind.SHIP and not order.has_address:
+        if not ship_to.recipient:
+            raise ShipToMissing(str(order.order_id))
+        address = MessageToDict(ship_to, preserving_proto_field_name=True)
+        await tx.connection.execute(SET_ADDRESS, order.order_id, address)
+
+
 @step("ledger.take_over")
 async def write_take_over(
     tx: Transaction, work: Work, new: store.Fulfillment, lines: Lines, moved: Mapping[int, int]
 ) -> None:
     """Writes that another fulfillment order brings units."""
     old = work.fulfillment.fulfillment_order_id
+    await store.unpack(tx.connection, [work.fulfillment])
     await tx.connection.execute(MOVE_PARTS, old, list(moved), list(moved.values()))
     await tx.connection.execute(
         TAKE_OVER,

@@ -31,12 +31,12 @@ async def create_return(ledger: Ledger, request: pb.CreateReturnRequest, caller:
         wanted[key] = line
 
     async def work(tx: Transaction) -> pb.CreateReturnResponse:
-        return await _create(tx, request, order_id, channel, wanted, caller)
+        return await create(tx, request, order_id, channel, wanted, caller)
 
     return await ledger.mutate(request, pb.CreateReturnResponse, work)
 
 
-async def _create(
+async def create(
     tx: Transaction,
     request: pb.CreateReturnRequest,
     order_id: UUID,
@@ -44,6 +44,7 @@ async def _create(
     wanted: dict[tuple[int, Bucket], pb.ReturnedLine],
     caller: Caller,
 ) -> pb.CreateReturnResponse:
+    """Takes units of an order back."""
     order = await store.lock_order(tx.connection, order_id)
     if order is None:
         raise OrderNotFound(str(order_id))

@@ -5,7 +5,7 @@ An order's rows are locked by the row of the order itself, before anything else 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -50,9 +50,10 @@ SELECT c.location_id, c.kind
   FROM unnest($1::text[], $2::text[]) AS c (location_id, kind) JOIN locations l USING (location_id)
  WHERE NOT CASE c.kind WHEN 'PICKUP' THEN l.offers_pickup ELSE l.offers_shipping END ORDER BY 1 LIMIT 1"""
 
-LOCK_ORDER = """
+ORDER = """
 SELECT order_id, order_number, customer_id, channel, currency, state, version, ship_to IS NOT NULL AS has_address
-  FROM orders WHERE order_id = $1 FOR UPDATE"""
+  FROM orders WHERE order_id = $1"""
+LOCK_ORDER = f"{ORDER} FOR UPDATE"
 LOCK_ORDER_OF = """
 SELECT order_id, order_number, customer_id, channel, currency, state, version, ship_to IS NOT NULL AS has_address
   FROM orders
@@ -107,13 +108,12 @@ UPDATE fulfillment_orders SET pickup_code_salt = $2, pickup_code_hash = $3, pick
        pickup_code_attempt = NULL, version = version + 1, updated_time = now()
  WHERE fulfillment_order_id = $1 AND kind = 'PICKUP'"""
 
-INSERT_SHIPMENT = """
-WITH parcel AS (
-    INSERT INTO shipments (shipment_id, fulfillment_order_id, carrier, tracking_reference, shipped_time)
-    VALUES ($1, $2, $3, $4, now()))
-INSERT INTO shipment_lines (shipment_id, line_number, quantity)
-SELECT $1, n.line_number, n.quantity FROM unnest($5::int[], $6::int8[]) AS n (line_number, quantity)"""
-DELIVERED = "UPDATE shipments SET delivered_time = now() WHERE fulfillment_order_id = $1 AND delivered_time IS NULL"
+# Parcels that did not leave: what is in them is not as it was any more.
+UNPACK = """
+WITH gone AS (
+    DELETE FROM shipment_lines l USING shipments s
+     WHERE l.shipment_id = s.shipment_id AND s.fulfillment_order_id = ANY ($1) AND s.shipped_time IS NULL)
+DELETE FROM shipments WHERE fulfillment_order_id = ANY ($1) AND shipped_time IS NULL"""
 
 INSERT_RETURN = """
 WITH new_return AS (
@@ -319,6 +319,11 @@ async def not_offered(connection: Connection, choices: Iterable[tuple[str, Fulfi
     return (row["location_id"], row["kind"]) if row else None
 
 
+async def read_order(connection: Connection, order_id: UUID) -> LockedOrder | None:
+    """As `lock_order`, without the lock: it may change at once."""
+    return _locked(await connection.fetchrow(ORDER, order_id))
+
+
 async def lock_order(connection: Connection, order_id: UUID) -> LockedOrder | None:
     """Locks an order and all that belongs to it."""
     return _locked(await connection.fetchrow(LOCK_ORDER, order_id))
@@ -415,30 +420,15 @@ async def set_code(connection: Connection, fulfillment_order_id: UUID, salt: byt
     _expect(await connection.execute(SET_CODE, fulfillment_order_id, salt, code_hash), 1, "fulfillment orders")
 
 
-async def insert_shipment(
-    connection: Connection,
-    shipment_id: UUID,
-    fulfillment_order_id: UUID,
-    lines: Mapping[int, int],
-    *,
-    carrier: str,
-    tracking_reference: str,
-) -> None:
-    """Writes that a parcel left."""
-    await connection.execute(
-        INSERT_SHIPMENT,
-        shipment_id,
-        fulfillment_order_id,
-        carrier,
-        tracking_reference,
-        list(lines),
-        list(lines.values()),
-    )
-
-
-async def mark_delivered(connection: Connection, fulfillment_order_id: UUID) -> None:
-    """Writes that the parcels of a fulfillment order arrived."""
-    await connection.execute(DELIVERED, fulfillment_order_id)
+async def unpack(connection: Connection, fulfillments: Iterable[Fulfillment]) -> None:
+    """Forgets the parcels of those that are packed, before what they have to bring changes."""
+    packed = [
+        f.fulfillment_order_id
+        for f in fulfillments
+        if (f.kind, f.state) == (FulfillmentKind.SHIP, FulfillmentState.PICKED)
+    ]
+    if packed:
+        await connection.execute(UNPACK, packed)
 
 
 async def insert_return(

@@ -19,7 +19,7 @@ from onhand.ledger import shortfalls
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.orders import store
-from onhand.orders.cancel import give_up
+from onhand.orders.cancel import give_back
 from onhand.orders.queries import read_fulfillment_order
 from onhand.orders.work import Work, advance, lock_work, settle
 from onhand.v1 import order_pb2 as pb
@@ -116,7 +116,7 @@ async def _no_show(
     state = work.after(Step.NO_SHOW)
     if only_if_due and (until := await tx.connection.fetchval(HELD_UNTIL, fulfillment_order_id)):
         raise PickupStillHeld(str(fulfillment_order_id), until.isoformat())
-    await give_up(tx, work.order, work.held, "NO_SHOW", caller)
+    await give_back(tx, work.order, work.held, "NO_SHOW", caller)
     units = [(fulfillment_order_id, number, quantity) for number, quantity in work.held.items()]
     await store.cancel_parts(tx.connection, units)
     await settle(tx, work.order, work.fulfillments, {fulfillment_order_id: state}, caller)

@@ -101,22 +101,29 @@ async def lock_work(tx: Transaction, fulfillment_order_id: UUID) -> Work:
 
 
 async def advance(
+    tx: Transaction, fulfillment_order_id: UUID, step: Step, caller: Caller, effect: Effect | None = None
+) -> pb.FulfillmentOrder:
+    """Takes a fulfillment order one step on; `effect` is run, and may refuse, once the step is known to be legal."""
+    return (await advance_part(tx, fulfillment_order_id, step, {}, caller, effect))[0]
+
+
+async def advance_part(
     tx: Transaction,
     fulfillment_order_id: UUID,
     step: Step,
+    lines: Mapping[int, int],
     caller: Caller,
     effect: Effect | None = None,
-    lines: Mapping[int, int] | None = None,
-) -> pb.FulfillmentOrder:
-    """Takes a fulfillment order one step on; `effect` is run, and may refuse, once the step is known to be legal.
+) -> tuple[pb.FulfillmentOrder, UUID | None]:
+    """Takes some units of a fulfillment order one step on, or all if no `lines` are given.
 
-    With `lines` only these units of it: the rest becomes a fulfillment order of its own, in the state that this one had.
+    The rest becomes a fulfillment order of its own, in the state that this one had. Returns its id too, if there is one.
     """
-    work = await lock_work(tx, fulfillment_order_id)
+    work, rest = await lock_work(tx, fulfillment_order_id), None
     state = work.after(step)
-    data = None if effect is None else await effect(tx, work)
     if lines:
-        work = await keep(tx, work, step, lines, caller)
+        work, rest = await keep(tx, work, step, lines, caller)
+    data = None if effect is None else await effect(tx, work)
     if step in _LEAVING:
         await _leave(tx, work, _LEAVING[step], caller)
     elif step in _IN_HAND:
@@ -124,16 +131,18 @@ async def advance(
     await settle(tx, work.order, work.fulfillments, {fulfillment_order_id: state}, caller)
     if state is work.fulfillment.state:
         emit(tx, work.order, work.fulfillment, _TOLD.get(step, step.value.lower()), state, caller, data)
-    return await read_fulfillment_order(tx.connection, fulfillment_order_id)
+    return await read_fulfillment_order(tx.connection, fulfillment_order_id), rest
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
-async def keep(tx: Transaction, work: Work, step: Step, lines: Mapping[int, int], caller: Caller) -> Work:
+async def keep(
+    tx: Transaction, work: Work, step: Step, lines: Mapping[int, int], caller: Caller
+) -> tuple[Work, UUID | None]:
     """The work with these units only: the rest is split off, with what is short of it. Raises FulfillmentLineExceeded."""
     wanted = rules.check_parts(str(work.fulfillment.fulfillment_order_id), step, work.held, lines.items())
     rest = {n: q - wanted.get(n, 0) for n, q in work.held.items() if q > wanted.get(n, 0)}
     if not rest:
-        return work
+        return work, None
     positions = work.positions(work.held)
     await tx.lock_levels(positions)
     if any(tx.short(position) for position in positions):
@@ -142,7 +151,8 @@ async def keep(tx: Transaction, work: Work, step: Step, lines: Mapping[int, int]
         # Somebody has the wanted units in hand: more of them are there than was thought, where the rest cannot lack so many.
         there = [(own, n, short[own, n] - rest.get(n, 0)) for n in wanted if short[own, n] > rest.get(n, 0)]
         await shortfalls.found_in_part(tx, there, work.order.document, caller.actor)
-    return (await split(tx, work, rest, caller, with_short=True))[0]
+    left, new = await split(tx, work, rest, caller, with_short=True)
+    return left, new.fulfillment_order_id
 
 
 async def split(

@@ -1,0 +1,196 @@
+"""SubstituteLine: a customer agrees to get another item of the same location, which never costs more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from onhand import catalog
+from onhand.caller import Caller
+from onhand.crash import step
+from onhand.domain import money
+from onhand.domain import order as rules
+from onhand.domain.cart import UnitPrice
+from onhand.domain.errors import FulfillmentOrderNotFound, OrderLineNotFound, PriceNotFound, SubstituteSame
+from onhand.domain.order import RejectReason, Step
+from onhand.domain.shortage import ShortfallEnd
+from onhand.domain.stock import Bucket, Movement
+from onhand.ids import parse_id
+from onhand.ledger import shortfalls
+from onhand.ledger.mutation import Ledger
+from onhand.ledger.transaction import Transaction
+from onhand.orders import names, store
+from onhand.orders.cancel import give_back
+from onhand.orders.queries import read_order
+from onhand.orders.reject import look_again, take_out
+from onhand.orders.work import Work, emit, lock_work, settle
+from onhand.reservations.claims import Wants
+from onhand.reservations.decrease import Decreases, Overdrawn
+from onhand.v1 import order_pb2 as pb
+from onhand.wire import money_to_wire
+
+LOCATION = "SELECT location_id FROM fulfillment_orders WHERE fulfillment_order_id = $1"
+# The substitute is paid by what the replaced units give back: a tender like another, so that an order still adds up.
+ADD_LINE = """
+WITH new_line AS (
+    INSERT INTO order_lines (order_id, line_number, sku, quantity, amount_minor, price_quantity, total_minor, added_time,
+                             substitutes_line)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, now(), $8)),
+new_part AS (
+    INSERT INTO fulfillment_lines (fulfillment_order_id, line_number, sku, quantity, is_taken_over)
+    VALUES ($9, $2, $3, $4, true)),
+new_tender AS (
+    INSERT INTO tenders (order_id, tender_number, kind, amount_minor, reference)
+    SELECT $1, 1 + coalesce((SELECT max(tender_number) FROM tenders WHERE order_id = $1), 0), 'STORE_CREDIT', $7,
+           'order_line/' || $8 WHERE $7 > 0),
+agreed AS (
+    INSERT INTO substitutions (order_id, line_number, substitute_line, fulfillment_order_id, quantity, consent,
+                               consent_reference, actor)
+    VALUES ($1, $8, $2, $9, $10, $11, $12, $13))
+UPDATE orders SET total_minor = total_minor + $7 WHERE order_id = $1"""
+
+
+@dataclass(frozen=True)
+class Substitute:
+    """What a customer agreed to."""
+
+    line_number: int
+    quantity: int
+    sku: str
+    substitute_quantity: int
+    consent: str
+    consent_reference: str
+    reason: RejectReason | None
+
+
+async def substitute_line(
+    ledger: Ledger, decreases: Decreases, request: pb.SubstituteLineRequest, caller: Caller
+) -> pb.SubstituteLineResponse:
+    """OrderService.SubstituteLine."""
+    fulfillment_order_id = parse_id("fulfillment_order_id", request.fulfillment_order_id)
+    agreed = Substitute(
+        request.line_number,
+        request.quantity,
+        request.sku,
+        request.substitute_quantity,
+        names.consent("consent", request.consent),
+        request.consent_reference,
+        names.reject_reason("reason", request.reason) if request.reason else None,
+    )
+    held: dict[str, Work] = {}
+
+    async def takes() -> Wants:
+        async with ledger.read() as connection:
+            location_id = await connection.fetchval(LOCATION, fulfillment_order_id)
+        if location_id is None:
+            raise FulfillmentOrderNotFound(str(fulfillment_order_id))
+        return [(location_id, [(agreed.sku, agreed.substitute_quantity)])]
+
+    async def hold(tx: Transaction) -> None:
+        held["work"] = await lock_work(tx, fulfillment_order_id)
+
+    async def work(tx: Transaction, overdrawn: Overdrawn) -> pb.SubstituteLineResponse:
+        return await _substitute(tx, held["work"], agreed, caller)
+
+    return await decreases.decision(request, pb.SubstituteLineResponse, takes, work, hold)
+
+
+async def _substitute(tx: Transaction, work: Work, agreed: Substitute, caller: Caller) -> pb.SubstituteLineResponse:
+    order, place, number = work.order, work.fulfillment.location_id, agreed.line_number
+    work.after(Step.SUBSTITUTE)
+    lines = await store.lines(tx.connection, order.order_id)
+    if number not in lines:
+        raise OrderLineNotFound(str(order.order_id), number)
+    id = work.fulfillment.fulfillment_order_id
+    units = rules.check_parts(str(id), Step.SUBSTITUTE, work.held, [(number, agreed.quantity)])
+    if agreed.sku == lines[number].sku:
+        raise SubstituteSame(agreed.sku)
+    price = (await catalog.read_prices(tx.connection, order.currency, [agreed.sku])).get(agreed.sku)
+    if price is None:
+        raise PriceNotFound(agreed.sku, order.currency)
+    full_minor = money.line_total(price.amount_minor, price.price_quantity, agreed.substitute_quantity)
+    refund_minor, total_minor = await give_back(
+        tx, order, units, "SUBSTITUTED", caller, lambda refund_minor: min(full_minor, refund_minor)
+    )
+    if total_minor < full_minor:  # kept as a price for the whole quantity, which is exact
+        price = UnitPrice(total_minor, agreed.substitute_quantity)
+    await store.unpack(tx.connection, [work.fulfillment])
+    await store.cancel_parts(tx.connection, [(id, number, units[number])])
+    new_number = max(lines) + 1
+    await write_substitute(tx, work, agreed, new_number, price, total_minor, units[number], caller)
+    await settle(tx, order, work.fulfillments, {}, caller)
+    data = {"line_number": number, "substitute_line_number": new_number, "sku": agreed.sku, "consent": agreed.consent}
+    emit(tx, order, work.fulfillment, "substituted", work.fulfillment.state, caller, data)
+
+    await tx.lock_levels([(place, lines[number].sku), (place, agreed.sku)])
+    await _take_out(tx, work, agreed.reason, units, caller)
+    bought = Movement(
+        place,
+        agreed.sku,
+        agreed.substitute_quantity,
+        Bucket.AVAILABLE,
+        Bucket.ALLOCATED,
+        "SUBSTITUTE",
+        order.document,
+        order.channel,
+        caller.actor,
+    )
+    await tx.post([bought])
+    return pb.SubstituteLineResponse(
+        order=await read_order(tx.connection, order.order_id),
+        substitute_line_number=new_number,
+        refund=money_to_wire(refund_minor - total_minor, order.currency),
+    )
+
+
+@step("ledger.substitute")
+async def write_substitute(
+    tx: Transaction,
+    work: Work,
+    agreed: Substitute,
+    new_number: int,
+    price: UnitPrice,
+    total_minor: int,
+    replaced: int,
+    caller: Caller,
+) -> None:
+    """Writes the line that a substitute is, and what pays for it."""
+    await tx.connection.execute(
+        ADD_LINE,
+        work.order.order_id,
+        new_number,
+        agreed.sku,
+        agreed.substitute_quantity,
+        price.amount_minor,
+        price.price_quantity,
+        total_minor,
+        agreed.line_number,
+        work.fulfillment.fulfillment_order_id,
+        replaced,
+        agreed.consent,
+        agreed.consent_reference,
+        caller.actor,
+    )
+
+
+async def _take_out(
+    tx: Transaction, work: Work, reason: RejectReason | None, units: dict[int, int], caller: Caller
+) -> None:
+    """What becomes of the replaced units, whose levels are locked."""
+    if reason is not None:
+        await take_out(tx, work, reason, units, caller)
+        if reason is RejectReason.NOT_FOUND:
+            await look_again(tx, work, work.positions(units), caller)
+        return
+    id: UUID = work.fulfillment.fulfillment_order_id
+    going = [(id, number, quantity) for number, quantity in units.items()]
+    absent = {}
+    if any(tx.short(position) for position in work.positions(units)):
+        absent = dict(await shortfalls.give_up(tx, going, ShortfallEnd.CANCELLED, work.order.document))
+    await tx.post(
+        [
+            work.movement(number, there, Bucket.AVAILABLE, "SUBSTITUTED", caller.actor)
+            for _, number, quantity in going
+            if (there := quantity - absent.get((id, number), 0))
+        ]
+    )
