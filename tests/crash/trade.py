@@ -241,8 +241,8 @@ async def _(stage: Stage, shop: Shop) -> Message:
 
 @scenario("ApplyOrderChange", "a pickup at another store, of which a part is not there")
 async def _(stage: Stage, shop: Shop) -> Message:
-    order = (await shop.place({NORTH: {MILK: 10}})).order
-    await shop.sell(NORTH, {MILK: 2}, 2 * 199)
+    order = (await shop.place({NORTH: {MILK: 4}})).order
+    await shop.sell(NORTH, {MILK: 8}, 8 * 199)
     work = order.fulfillment_orders[0].fulfillment_order_id
     move = pb.MoveFulfillment(fulfillment_order_id=work, location_id=SOUTH)
     return await previewed(shop, order.order_id, pb.OrderChange(move=move))
