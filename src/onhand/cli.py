@@ -234,7 +234,7 @@ async def _open(dsn: str, url: str) -> App:
     from onhand.domain.errors import GateUnavailable, LedgerUnavailable
 
     try:
-        return await App.open(dsn, url, _sourcing_policy(None))
+        return await App.open(dsn, url, sourcing_policy=_sourcing_policy(None))
     except (GateUnavailable, LedgerUnavailable) as error:
         _fail(error.detail)
 

@@ -143,7 +143,7 @@ def test_who_is_excluded_is_not_asked_by_any_rule() -> None:
     plan = planned([line("milk", 12)], [near, far], rule(split=Split.UNITS), rule("last"), excluded=["near"])
     assert brought(plan) == {"far": {"milk": 9}}
     assert whys(plan)["near"] is Why.EXCLUDED
-    assert [(each.sku, each.quantity, each.best_quantity) for each in plan.unsourced] == [("milk", 3, 9)]
+    assert [(each.sku, each.quantity, each.held_quantity) for each in plan.unsourced] == [("milk", 3, 0)]
 
 
 def test_a_rule_for_another_method_is_passed_over() -> None:
@@ -195,6 +195,24 @@ def test_cheapest_weighs_parcels_units_weight_and_way() -> None:
     ]
 
 
+def test_what_a_unit_costs_from_everywhere_alike_is_part_of_what_the_plan_costs() -> None:
+    costs = {"STORE": Costs(parcel_minor=300, unit_minor=50, kilogram_minor=100)}
+    places = [place("a", 1, atp={"milk": 1}), place("b", 2, atp={"milk": 2})]
+    plan = planned([line("milk", 4, grams=500)], places, rule(objectives=(CHEAPEST,), split=Split.UNITS), costs=costs)
+    assert [(score.objective, score.value, score.bound) for score in plan.rules[0].scores] == [
+        ("unsourced", 1, 1),
+        ("cheapest", 2 * 300_000 + 3 * 50_000 + 3 * 50_000, 900_000),
+    ]
+
+
+def test_what_a_unit_costs_decides_which_is_brought_where_not_all_can_be() -> None:
+    costs = {"STORE": Costs(parcel_minor=300, kilogram_minor=100)}
+    places = [place("a", 1, atp={"heavy": 1}), place("b", 2, atp={"light": 1})]
+    lines = [line("heavy", grams=5000), line("light", grams=50)]
+    plan = planned(lines, places, rule(objectives=(CHEAPEST,), parcels_max=1), costs=costs)
+    assert (brought(plan), plan.rules[0].scores[1].value) == ({"b": {"light": 1}}, 305_000)
+
+
 def test_fullest_shelf_takes_where_most_is_left() -> None:
     places = [place("near", 10, atp={"milk": 2}), place("full", 900, atp={"milk": 20})]
     plan = planned([line("milk")], places, rule(objectives=(FULLEST,)))
@@ -233,7 +251,8 @@ def test_as_few_units_as_possible_remain_whatever_the_objectives_say() -> None:
 # --------------------------------------------------------------------------------------------------------- splits, rules
 def test_a_line_is_divided_only_where_the_rule_says_so() -> None:
     places = [place("a", 10, atp={"milk": 2}), place("b", 20, atp={"milk": 2})]
-    assert brought(planned([line("milk", 3)], places, rule(split=Split.LINES))) == {}
+    whole = planned([line("milk", 3)], places, rule(split=Split.LINES))
+    assert (brought(whole), whole.unsourced[0].held_quantity) == ({}, 4)
     assert brought(planned([line("milk", 3)], places, rule(split=Split.UNITS))) == {"a": {"milk": 2}, "b": {"milk": 1}}
 
 
@@ -259,7 +278,7 @@ def test_parcels_are_limited(limit: str) -> None:
         else planned(lines, places, rule(), rule("more"), **limits)
     )
     assert brought(plan) == {"milk": {"milk": 1}, "bread": {"bread": 1}}
-    assert [(each.sku, each.best_quantity) for each in plan.unsourced] == [("eggs", 1)]
+    assert [(each.sku, each.held_quantity) for each in plan.unsourced] == [("eggs", 1)]
     assert plan.is_proven_optimal
 
 

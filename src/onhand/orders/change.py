@@ -51,8 +51,9 @@ new_part AS (
     VALUES ($8, $2, $3, $4, true))
 UPDATE orders SET total_minor = total_minor + $7 WHERE order_id = $1"""
 ADD_TENDERS = """
-INSERT INTO tenders (order_id, tender_number, kind, amount_minor, reference)
-SELECT $1, t.n + coalesce((SELECT max(tender_number) FROM tenders WHERE order_id = $1), 0), t.kind, t.amount_minor, t.reference
+INSERT INTO tenders (order_id, tender_number, kind, amount_minor, reference, authorized_minor, captured_minor)
+SELECT $1, t.n + coalesce((SELECT max(tender_number) FROM tenders WHERE order_id = $1), 0), t.kind, t.amount_minor, t.reference,
+       t.amount_minor, t.amount_minor
   FROM unnest($2::text[], $3::int8[], $4::text[]) WITH ORDINALITY AS t (kind, amount_minor, reference, n)"""
 
 
@@ -226,7 +227,9 @@ async def _apply(
     tx: Transaction, plan: Plan, request: pb.ApplyOrderChangeRequest, caller: Caller
 ) -> pb.ApplyOrderChangeResponse:
     order = plan.order
-    tenders = payments.tenders(request.tenders, order.currency, plan.charge_minor)
+    if not payments.is_recorded_only(request.tenders):
+        raise invalid("tenders", "of a change must be paid already: without gift_card_code and payment_method")
+    tenders = payments.tenders(request.tenders, {}, order.currency, plan.charge_minor)
     taken = None
     if plan.quantities is not None:
         await _change_quantities(tx, plan, plan.quantities, tenders, caller)

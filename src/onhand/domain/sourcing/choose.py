@@ -100,8 +100,16 @@ class _Ready:
 class _Numbers:
     """Objectives as one whole number: each weighs more than all that come after it together."""
 
-    def __init__(self, wanted: Wanted, candidates: Sequence[Candidate], objectives: Sequence[Objective]) -> None:
+    def __init__(
+        self,
+        wanted: Wanted,
+        candidates: Sequence[Candidate],
+        objectives: Sequence[Objective],
+        *,
+        keeps_alike: bool = False,
+    ) -> None:
         self.wanted, self.candidates, self.objectives = wanted, candidates, objectives
+        self._keeps_alike = keeps_alike
         splits_units = wanted.split is Split.UNITS
         wants = [line.quantity for line in wanted.lines]
         if splits_units:
@@ -112,6 +120,7 @@ class _Numbers:
         there = [sum(column) for column in zip(*self.stock, strict=True)] or [0] * len(wants)
         self.needs = list(map(min, there, wants))
         self.missing = sum(wants) - sum(self.needs)
+        self.alike: dict[Objective, list[int]] = {}
         openings = [self._openings(objective) for objective in objectives]
         units = [self._units(objective) for objective in objectives]
         self.weights = [1] * len(objectives)
@@ -121,7 +130,9 @@ class _Numbers:
             of_units = units[n]
             most = sum(openings[n])
             if of_units is not None:
-                most += sum(need * max((row[k] for row in of_units), default=0) for k, need in enumerate(self.needs))
+                most += sum(
+                    need * max(column) for need, column in zip(self.needs, zip(*of_units, strict=True), strict=False)
+                )
             weight *= most + 1
         self.short = weight
         self.opening = [sum(map(int.__mul__, self.weights, costs)) for costs in zip(*openings, strict=True)] or [
@@ -133,13 +144,11 @@ class _Numbers:
         weighted = [(weight, rows) for weight, rows in zip(self.weights, units, strict=True) if rows is not None]
         if not weighted:
             return None
-        if len(weighted) == 1:
-            ((weight, rows),) = weighted
-            return [[weight * each for each in row] for row in rows]
-        return [
-            [sum(weight * rows[at][n] for weight, rows in weighted) for n in range(len(self.needs))]
-            for at in range(len(self.candidates))
-        ]
+        weight, rows = weighted[0]
+        summed = [[weight * each for each in row] for row in rows]
+        for weight, rows in weighted[1:]:
+            summed = [[a + weight * b for a, b in zip(*both, strict=True)] for both in zip(summed, rows, strict=True)]
+        return summed
 
     def _openings(self, objective: Objective) -> list[int]:
         """What it costs by an objective to use each place at all. Nothing where a parcel comes from there already."""
@@ -166,8 +175,12 @@ class _Numbers:
             for kind in {each.place.kind for each in self.candidates}:
                 costs = self.wanted.costs.get(kind, NO_COSTS)
                 by_kind[kind] = [1000 * costs.unit_minor + costs.kilogram_minor * each for each in grams]
-            # What a unit costs from everywhere alike decides nothing, but it is part of what the plan costs.
-            return [by_kind[each.place.kind] for each in self.candidates] if any(map(any, by_kind.values())) else None
+            rows = list(by_kind.values())
+            if not self._keeps_alike and all(row == rows[0] for row in rows):
+                # What a unit costs from everywhere alike decides nothing, as long as all units are brought.
+                self.alike[objective] = rows[0] if rows else []
+                return None
+            return [by_kind[each.place.kind] for each in self.candidates]
         if objective is Objective.FULLEST_SHELF:
             fullest = [max((each.has[n] for each in self.candidates), default=0) for n in range(len(self.needs))]
             return [list(map(int.__sub__, fullest, each.has)) for each in self.candidates]
@@ -189,6 +202,8 @@ class _Numbers:
             opened=opened,
         )
         found = search(problem)
+        if self.alike and found.cost >= self.short:  # it decides which of them are not
+            return _Numbers(self.wanted, self.candidates, self.objectives, keeps_alike=True).solve()
         count = len(self.needs)
         if len(lines) < count:
             takes = {}
@@ -237,8 +252,13 @@ class _Solved:
         numbers = self.numbers
         names = [UNSOURCED, *(objective.value for objective in numbers.objectives)]
         values, bounds = self.values, numbers.values(self.found.bound)
-        scores = [Score(objective=n, value=v, bound=b) for n, v, b in zip(names, values, bounds, strict=True)]
         considered = self._considered(names, values)
+        for objective, row in numbers.alike.items():
+            brought = (map(int.__mul__, row, taken) for taken in self.found.takes.values())
+            more = sum(map(sum, brought))
+            n = names.index(objective.value)
+            values[n], bounds[n] = values[n] + more, bounds[n] + more
+        scores = [Score(objective=n, value=v, bound=b) for n, v, b in zip(names, values, bounds, strict=True)]
         takes, is_proven = self.found.takes, self.is_proven
         if ready is not None:
             position = ready.position + 1

@@ -9,14 +9,10 @@ NOBODY = -1
 
 
 class Singles(NamedTuple):
-    """For every set, what the cheapest single location costs that brings all of it (`nothing` where none does), and which.
-
-    `having`: by line, (cost, all lines but those that are brought) of every such set that no larger one makes needless.
-    """
+    """For every set, what the cheapest single location costs that brings all of it (`nothing` where none does), and which."""
 
     cost: list[int]
     who: list[int]
-    having: list[list[tuple[int, int]]]
 
 
 class Least(NamedTuple):
@@ -32,15 +28,13 @@ def closed(count: int, locations: Iterable[tuple[int, int, int]], nothing: int) 
     for at, lines, each in locations:
         if each < cost[lines]:
             cost[lines], who[lines] = each, at
-    own = [lines for lines in range(1 << count) if who[lines] != NOBODY]
-    costs = [cost[lines] for lines in own]
     for line in range(count):
         bit = 1 << line
-        for lines in range(1 << count):
-            if not lines & bit and cost[lines | bit] < cost[lines]:
-                cost[lines], who[lines] = cost[lines | bit], who[lines | bit]
-    own = [lines for lines, each in zip(own, costs, strict=True) if cost[lines] == each]
-    return Singles(cost, who, _having(count, cost, own))
+        for base in range(0, 1 << count, 2 * bit):
+            for lines in range(base, base + bit):
+                if cost[lines | bit] < cost[lines]:
+                    cost[lines], who[lines] = cost[lines | bit], who[lines | bit]
+    return Singles(cost, who)
 
 
 def listed(
@@ -64,17 +58,7 @@ def listed(
         for each, so_far, _ in sets:
             if so_far < cost[each]:
                 cost[each], who[each] = so_far, at
-    return Singles(cost, who, _having(count, cost, [lines for lines in range(1 << count) if who[lines] != NOBODY]))
-
-
-def _having(count: int, cost: Sequence[int], sets: Sequence[int]) -> list[list[tuple[int, int]]]:
-    having: list[list[tuple[int, int]]] = [[] for _ in range(count)]
-    everything = (1 << count) - 1
-    for each, but in sorted((cost[lines], everything ^ lines) for lines in sets if lines):
-        for line in range(count):
-            if not but >> line & 1:
-                having[line].append((each, but))
-    return having
+    return Singles(cost, who)
 
 
 def together(singles: Singles, give_up: Sequence[int], fewer: Least | None = None) -> Least:
@@ -82,35 +66,26 @@ def together(singles: Singles, give_up: Sequence[int], fewer: Least | None = Non
 
     By any number of locations; or, where `fewer` is what it costs by so many, by one more than that at most.
     """
-    single, having = singles.cost, singles.having
-    least, count = [0] * len(single), [0] * len(single)
-    others, counts = (least, count) if fewer is None else fewer
-    cheapest = min((each[0][0] for each in having if each), default=0)
+    single = singles.cost
+    least, parcels = [0] * len(single), [0] * len(single)
+    others, others_parcels = (least, parcels) if fewer is None else fewer
+    cheapest = min(single[1:], default=0)
     for lines in range(1, len(single)):
         low = lines & -lines
         rest = lines ^ low
-        line = low.bit_length() - 1
-        cost, by = least[rest] + give_up[line], count[rest]
+        cost, by = least[rest] + give_up[low.bit_length() - 1], parcels[rest]
         if single[lines] < cost:
             cost, by = single[lines], 1
         # What is not brought by one takes at least two, each of which costs something.
         if cost > 2 * cheapest:
-            if 1 << rest.bit_count() < len(having[line]):
-                part = rest
-                while part:
-                    part = (part - 1) & rest
-                    each = single[part | low] + others[rest ^ part]
-                    if each < cost:
-                        cost, by = each, 1 + counts[rest ^ part]
-            else:
-                for each, but in having[line]:
-                    if each + cheapest >= cost:
-                        break
-                    each += others[lines & but]
-                    if each < cost:
-                        cost, by = each, 1 + counts[lines & but]
-        least[lines], count[lines] = cost, by
-    return Least(least, count)
+            part = rest
+            while part:
+                part = (part - 1) & rest
+                each = single[part | low] + others[rest ^ part]
+                if each < cost:
+                    cost, by = each, 1 + others_parcels[rest ^ part]
+        least[lines], parcels[lines] = cost, by
+    return Least(least, parcels)
 
 
 def nobody(give_up: Sequence[int]) -> Least:

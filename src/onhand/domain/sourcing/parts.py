@@ -119,11 +119,14 @@ class Parcel:
 
 @dataclass(frozen=True, kw_only=True)
 class Unsourced:
-    """Units of a line that nobody brings. `best_quantity`: the most that places within the rules have of it together."""
+    """Units of a line that nobody brings. `held_quantity`: what the places within a rule have of it all the same, together.
+
+    More than 0 where splits, parcels or capacities are limited, or a rule was to bring all or nothing.
+    """
 
     sku: str
     quantity: int
-    best_quantity: int
+    held_quantity: int
 
 
 class Considered(NamedTuple):

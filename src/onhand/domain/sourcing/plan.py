@@ -63,14 +63,14 @@ class _Work:
     parcels: list[Parcel] = field(default_factory=list)
     results: list[RuleResult] = field(default_factory=list)
     considered: list[Considered] = field(default_factory=list)
-    most: dict[str, int] = field(default_factory=dict)
+    passed: list[tuple[Rule, Collection[str], Collection[str]]] = field(default_factory=list)
+    """By rule: the skus that it was for, and the locations that passed its filters."""
 
     def __post_init__(self) -> None:
         self.left = {line.sku: line.quantity for line in self.lines}
         self.places = sorted(
             self.places, key=lambda p: (p.distance_metres is None, p.distance_metres or 0, p.location_id)
         )
-        self.most = dict.fromkeys(self.left, 0)
 
     def apply(self, rule: Rule) -> None:
         """Brings by a rule what it can."""
@@ -90,8 +90,7 @@ class _Work:
             self.results.append(RuleResult(rule=rule.name, is_used=False, outcome=why))
             return
         candidates = self._candidates(rule, wanted, opened)
-        for n, line in enumerate(wanted):
-            self.most[line.sku] = max(self.most[line.sku], sum(each.has[n] for each in candidates))
+        self.passed.append((rule, {line.sku for line in wanted}, {each.place.location_id for each in candidates}))
         if not candidates:
             self.results.append(RuleResult(rule=rule.name, is_used=False, outcome="no location passes its filters"))
             return
@@ -196,12 +195,23 @@ class _Work:
             method=self.method,
             parcels=self._merged(),
             unsourced=[
-                Unsourced(sku=sku, quantity=left, best_quantity=self.most[sku])
+                Unsourced(sku=sku, quantity=left, held_quantity=self._held(sku))
                 for sku, left in self.left.items()
                 if left
             ],
             rules=self.results,
             considered=self.considered,
+        )
+
+    def _held(self, sku: str) -> int:
+        """What the locations that pass some rule have of a sku still."""
+        return max(
+            (
+                sum(max(0, at.atp.get(sku, 0) - rule.safety_stock) for at in self.places if at.location_id in ids)
+                for rule, skus, ids in self.passed
+                if sku in skus
+            ),
+            default=0,
         )
 
     def _merged(self) -> list[Parcel]:

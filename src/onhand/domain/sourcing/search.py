@@ -81,8 +81,10 @@ class _Search:
         bound = self._bound(problem.more_max, self._held, 0)
         is_costly = problem.per_unit is not None or self._is_limited
         if bound < self._best_cost and is_costly and not self._opened:
-            self._try_greedily()
             self._listing = listing(problem, self._closed, self._fills, self._best_cost)
+            if self._listing is None:
+                self._try_greedily()  # the less the best plan costs, the less there is to list
+                self._listing = listing(problem, self._closed, self._fills, self._best_cost)
             if self._listing is not None:
                 self._try(sorted(set(self._listing.locations(problem.more_max, unmet))))
                 bound = self._bound(problem.more_max, self._held, 0)

@@ -76,11 +76,8 @@ def touching(problem: Problem, closed: Sequence[int]) -> Tables:
         ((at, sum([bit for bit, n in bits if problem.stock[at][n]]), problem.opening[at]) for at in closed),
         nothing(problem),
     )
-    dearest = [0 if per_unit is None else max(row[n] for row in per_unit) for n in lines]
-    give_up = [
-        (problem.short - each) * (1 if problem.splits_units else problem.needs[n])
-        for each, n in zip(dearest, lines, strict=True)
-    ]
+    dearest = [0] * count if per_unit is None else [max(column) for column in zip(*per_unit, strict=True)]
+    give_up = [(problem.short - dearest[n]) * (1 if problem.splits_units else problem.needs[n]) for n in lines]
     return Tables(lines, count, singles, give_up)
 
 
