@@ -339,6 +339,10 @@ MOVE = """INSERT INTO stock_movements (location_id, sku, quantity, from_bucket, 
           VALUES ('{{north}}', '{{milk}}', {quantity}, '{from_bucket}', '{to_bucket}', 'X', '{document}')"""
 
 
+AUTHORIZATION = """INSERT INTO return_authorizations (return_authorization_id, rma_number, order_id, state, channel, expires_time)
+    VALUES ('{{cart}}', 'R', '{{picked_up}}', '{state}', 'WEB', now() + interval '{days} days')"""
+
+
 def move(quantity: int, from_bucket: str, to_bucket: str, document: str = "") -> str:
     """A movement that comes from nowhere."""
     return MOVE.format(quantity=quantity, from_bucket=from_bucket, to_bucket=to_bucket, document=document)
@@ -869,6 +873,59 @@ DAMAGES = [
                VALUES ('{cart}', '{sold}', 5, 'ISSUE', ''), ('{cart}', '{opened}', -5, 'REDEEM', '')""",
         ],
         {"operation_id": "{opened}", "gift_card_id": "{cart}", "due_minor": 0, "moved_minor": -5},
+    ),
+    Damage(
+        "returns_held_once",
+        [
+            AUTHORIZATION.format(state="AUTHORIZED", days=1),
+            """INSERT INTO return_authorization_lines (return_authorization_id, line_number, sku, quantity)
+               VALUES ('{cart}', 1, '{bread}', 9)""",
+        ],
+        {"order_id": "{picked_up}", "line_number": 1, "returned_quantity": 1, "held": 9},
+        frozenset({"requests_once"}),
+    ),
+    Damage(
+        "return_authorizations",
+        [
+            AUTHORIZATION.format(state="RECEIVED", days=-1),
+            """INSERT INTO return_authorization_lines (return_authorization_id, line_number, sku, quantity, received_quantity)
+               VALUES ('{cart}', 1, '{bread}', 1, 1)""",
+        ],
+        {"return_authorization_id": "{cart}", "line_number": 1, "received_quantity": 1, "returned": 0},
+        frozenset({"requests_once"}),
+        title="received without a return",
+    ),
+    Damage(
+        "return_authorizations",
+        [
+            AUTHORIZATION.format(state="CANCELLED", days=1),
+            """INSERT INTO return_authorization_lines (return_authorization_id, line_number, sku, quantity, refused_quantity)
+               VALUES ('{cart}', 1, '{bread}', 1, 1)""",
+            """INSERT INTO return_refused_units
+                      (return_authorization_id, refusal_number, line_number, quantity, reason, location_id)
+               VALUES ('{cart}', 1, 1, 1, 'worn', '{north}')""",
+        ],
+        {"return_authorization_id": "{cart}", "line_number": 0, "state": "CANCELLED"},
+        frozenset({"requests_once"}),
+        title="cancelled though it came",
+    ),
+    Damage(
+        "blind_returns_paid_once",
+        ["INSERT INTO blind_return_days VALUES ('ann', '2026-01-01', 'USD', 1, 5)"],
+        {"what": "ann on 2026-01-01", "refund_minor": 0, "moved_minor": 5},
+        title="day",
+    ),
+    Damage(
+        "blind_returns_paid_once",
+        ["INSERT INTO blind_returns VALUES ('{returned}', '2026-01-01', 'STORE_CREDIT')"],
+        {"what": "{returned}", "refund_kind": "STORE_CREDIT", "moved_minor": 0},
+        title="paid for a return that has its proof",
+    ),
+    Damage(
+        "exchanges_settled",
+        ["INSERT INTO exchanges VALUES ('{cart}', '{returned}', '{sold}', 5)"],
+        {"exchange_id": "{cart}", "kind": "COUNTER", "carried_minor": 5, "taken_minor": 0, "tendered_minor": 0},
+        frozenset({"requests_once"}),
     ),
     Damage(
         "returned_units",

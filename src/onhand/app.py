@@ -45,6 +45,8 @@ from onhand.reservations.reconcile import Reconciler
 from onhand.reservations.relay import Relay
 from onhand.reservations.reserve import Reservations
 from onhand.reservations.sweep import Sweeper, repeat
+from onhand.returns import Returns
+from onhand.returns.policy_file import policy_of
 from onhand.settings import host_of, stripe_account
 from onhand.sourcing import Preview, Sourcing
 from onhand.sourcing.policy_file import load_policy
@@ -113,6 +115,7 @@ class App:
         self.pickups = Pickups(self.ledger)
         self.board = Board(self.ledger)
         self.sourcing = Sourcing(self.ledger, self.availability, self.clock, sourcing_policy or load_policy())
+        return_policy = policy_of()
         promise = Promise(self.ledger, self.availability, self.reservations)
         self.services: dict[str, tuple[object, ...]] = {
             "onhand.v1.InventoryService": (
@@ -126,8 +129,12 @@ class App:
             "onhand.v1.CountService": (Counts(self.ledger, self.decreases),),
             "onhand.v1.CatalogService": (Catalog(self.ledger),),
             "onhand.v1.CartService": (Carts(self.ledger),),
-            "onhand.v1.OrderService": (Orders(self.ledger, self.decreases, checkouts), Watching(self.board.watch)),
+            "onhand.v1.OrderService": (
+                Orders(self.ledger, self.decreases, checkouts, return_policy),
+                Watching(self.board.watch),
+            ),
             "onhand.v1.PaymentService": (Payments(self.ledger), Webhooks(self.ledger, providers)),
+            "onhand.v1.ReturnService": (Returns(self.ledger, self.decreases, return_policy),),
             "onhand.v1.SourcingService": (Preview(self.sourcing),),
         }
         self._loops: list[asyncio.Task[None]] = []

@@ -33,7 +33,7 @@ SELECT c.relname, array_agg(quote_ident(a.attname) ORDER BY a.attnum)
 # What differs between two runs of the same call: ids, numbers drawn at random, and (a time) when it was.
 VOLATILE = {
     "transaction", "sequence", "event_id", "movement_id", "body_hash", "settles", "etag", "order_number", "operation_number",
-    "pickup_code", "pickup_code_salt", "pickup_code_hash", "pickup_code_attempt", "id", "job_id", "queue_manager_id",
+    "pickup_code", "pickup_code_salt", "pickup_code_hash", "pickup_code_attempt", "id", "job_id", "queue_manager_id", "rma_number",
 }  # fmt: skip
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LEDGER = """

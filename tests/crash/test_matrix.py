@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+import crash.bring_back
 import crash.stock_work
 import crash.trade
 from crash.matrix import Matrix, Scenario
@@ -15,6 +16,7 @@ from crash.stock import SCENARIOS
 CRASH_MATRIX = "crash_matrix"
 """The property of a test whose sum is told at the end of the session (tests/conftest.py)."""
 
+assert crash.bring_back
 assert crash.trade  # its scenarios are among them
 assert crash.stock_work  # and its
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 
+import crash.bring_back
 import crash.stock_work
 import crash.trade
 import onhand.v1
@@ -20,6 +21,7 @@ from onhand.crash import STEPS, armed, step, under_way
 from onhand.settings import Unusable
 
 assert App
+assert crash.bring_back
 assert crash.trade
 assert crash.stock_work  # their steps and scenarios are registered
 

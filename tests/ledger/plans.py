@@ -26,7 +26,7 @@ MODES = ("force_custom_plan", "force_generic_plan")
 PARAMETER_TYPES = "SELECT parameter_types::text[] FROM pg_prepared_statements WHERE name = 'look'"
 
 _STATEMENT = re.compile(r"\b(SELECT|INSERT INTO|UPDATE|DELETE FROM)\b")
-_PACKAGES = ("ledger", "reservations", "orders", "inventory", "payments", "sourcing")
+_PACKAGES = ("ledger", "reservations", "orders", "inventory", "payments", "returns", "sourcing")
 _MODULES = ("carts", "catalog", "clock", "jobs")
 
 

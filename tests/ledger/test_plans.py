@@ -33,6 +33,7 @@ from onhand.v1 import inventory_pb2 as stock
 from onhand.v1 import order_pb2 as orders
 from onhand.v1 import payment_pb2 as money
 from onhand.v1 import receiving_pb2 as receiving
+from onhand.v1 import returns_pb2 as returns
 from shelf import request_id
 from shop import ADDRESS, CALLER, card, dollars
 
@@ -142,6 +143,19 @@ INSERT INTO returns (return_id, order_id, location_id, channel, refund_minor)
 SELECT gen_random_uuid(), order_id, location_id, 'POS', 0 FROM fulfillment_orders WHERE kind = 'CARRY_OUT';
 INSERT INTO return_lines (return_id, line_number, disposition, sku, quantity, refund_minor)
 SELECT return_id, 1, 'available', 'S000001', 1, 0 FROM returns;
+UPDATE returns SET customer_id = 'K' || left(return_id::text, 3), actor = 'A' || left(return_id::text, 2);
+INSERT INTO return_authorizations (return_authorization_id, rma_number, order_id, channel, expires_time)
+SELECT gen_random_uuid(), 'R' || row_number() OVER (), order_id, 'WEB', now() - interval '1 day' FROM returns;
+INSERT INTO return_authorization_lines (return_authorization_id, line_number, sku, quantity)
+SELECT return_authorization_id, 1, 'S000001', 1 FROM return_authorizations;
+INSERT INTO return_refused_units (return_authorization_id, refusal_number, line_number, quantity, reason, location_id)
+SELECT return_authorization_id, 1, 1, 1, 'worn', 'L00000' FROM return_authorizations;
+INSERT INTO return_overrides (override_id, return_id, manager, reason, overridden)
+SELECT gen_random_uuid(), return_id, 'grace', 'test', ARRAY['FINAL_SALE'] FROM returns;
+INSERT INTO return_signals (signal_id, return_id, kind, subject_kind, subject, value, allowed)
+SELECT gen_random_uuid(), return_id, 'REPEATED_RETURNS', 'CUSTOMER', customer_id, 2, 1 FROM returns;
+INSERT INTO blind_return_days (customer_id, day, currency, returns, refund_minor)
+SELECT 'K' || n, '2026-01-01', 'USD', 1, 1 FROM generate_series(1, 3000) AS n;
 INSERT INTO shortfalls (shortfall_id, location_id, sku, fulfillment_order_id, line_number, quantity, open_quantity, cause,
                         reference_document, next_step)
 SELECT gen_random_uuid(), f.location_id, p.sku, f.fulfillment_order_id, p.line_number, 1, (n = 0)::int, 'COUNT', '',
@@ -207,7 +221,7 @@ class Trade:
         """All of it."""
         for part in (
             self.stock, self.transfers, self.notices, self.counts, self.backorders, self.reservations, self.orders,
-            self.shortfalls, self.carts, self.catalog, self.places, self.lists,
+            self.returns, self.shortfalls, self.carts, self.catalog, self.places, self.lists,
             self.refusals, self.past_the_gate, self.beside,
         ):  # fmt: skip
             await part()
@@ -505,6 +519,65 @@ class Trade:
         paid = card(preview.charge.units * 100 + preview.charge.nanos // 10_000_000) if preview.charge.units else []
         request = orders.ApplyOrderChangeRequest(**asked, etag=preview.etag, tenders=paid)
         await self.call("ApplyOrderChange", request)
+
+    async def returns(self) -> None:
+        place, skus = SIZE.assortment(17)
+        sold = orders.SellRequest(
+            location_id=place,
+            currency_code="USD",
+            lines=[orders.SaleLine(sku=skus[0], quantity=9)],
+            tenders=card(900),
+            customer_id="C0000001",
+        )
+        sale = (await self.call("Sell", sold)).order
+        for by in ({"order_id": sale.order_id}, {"order_number": sale.order_number}, {"customer_id": "C0000001"}):
+            await self.call("ListReturnableLines", returns.ListReturnableLinesRequest(**by))
+        announced = returns.AuthorizeReturnRequest(
+            order_id=sale.order_id,
+            channel=types_pb2.CHANNEL_WEB,
+            lines=[returns.AnnouncedLine(line_number=1, quantity=3)],
+        )
+        made = (await self.call("AuthorizeReturn", announced)).return_authorization
+        for by in (
+            {"return_authorization_id": made.return_authorization_id},
+            {"rma_number": made.rma_number},
+        ):
+            await self.call("GetReturnAuthorization", returns.GetReturnAuthorizationRequest(**by))
+        for by in ({"order_id": sale.order_id}, {"customer_id": "C0000001"}):
+            await self.call("ListReturnAuthorizations", returns.ListReturnAuthorizationsRequest(**by))
+        units = orders.ReturnedLine(line_number=1, quantity=1, disposition=orders.DISPOSITION_SUPPLIER)
+        worn = returns.RefusedLine(line_number=1, quantity=1, reason="worn")
+        for came in ({"accepted": [units]}, {"refused": [worn]}):
+            request = returns.ReceiveReturnRequest(
+                return_authorization_id=made.return_authorization_id, location_id=place, **came
+            )
+            await self.call("ReceiveReturn", request)
+        cancelled = returns.CancelReturnAuthorizationRequest(return_authorization_id=made.return_authorization_id)
+        await self.call("CancelReturnAuthorization", cancelled)
+        await self.call("ReturnToSupplier", returns.ReturnToSupplierRequest(location_id=place, lines=lines(skus[0])))
+        exchange = returns.CreateExchangeRequest(
+            order_id=sale.order_id,
+            location_id=place,
+            returned=[orders.ReturnedLine(line_number=1, quantity=1, disposition=orders.DISPOSITION_AVAILABLE)],
+            sold=[orders.SaleLine(sku=skus[1], quantity=1)],
+            currency_code="USD",
+        )
+        await self.call("CreateExchange", exchange)
+        # So many that they are worth a look.
+        manager = orders.ManagerOverride(manager="grace", reason="test")
+        for n in range(4):
+            brought = returns.CreateBlindReturnRequest(
+                location_id=place,
+                customer_id="C0000001",
+                lines=[returns.BlindLine(sku=skus[0], quantity=1, disposition=orders.DISPOSITION_DAMAGED)],
+                currency_code="USD",
+                refund_kind=orders.TENDER_KIND_STORE_CREDIT,
+                gift_card_code=f"PLANS-BLIND-{n:04}",
+                override=manager,
+            )
+            await self.call("CreateBlindReturn", brought)
+        for by in ({"customer_id": "C0000001"}, {"actor": CALLER.actor}):
+            await self.call("GetReturnSignals", returns.GetReturnSignalsRequest(**by))
 
     async def shortfalls(self) -> None:
         place, skus = SIZE.assortment(13)

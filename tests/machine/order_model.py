@@ -493,6 +493,7 @@ class Model(Shop):
                     bought=of.quantity,
                     fulfilled=of.fulfilled,
                     returned=of.returned,
+                    authorized=0,
                 )
         self.must_know_place(location_id)
         return_id = given_id(given, "returned", "return_id")
@@ -517,6 +518,9 @@ class Model(Shop):
             "channel": channel,
             "lines": sorted(back, key=lambda line: (line["line_number"], line["disposition"])),
             "refund": (sum(line["refund"][0] for line in back), order.currency),
+            "kind": "COUNTER",
+            "customer_id": order.customer_id,
+            "override": None,
         }
         return {"returned": self.returns[return_id]}
 

@@ -33,6 +33,7 @@ async def test_a_part_comes_back_elsewhere_and_too_much_does_not(shop: Shop) -> 
             "bought": "3",
             "fulfilled": "3",
             "returned": "2",
+            "authorized": "0",
         },
     )
     assert cents((await shop.take_back(order.order_id, NORTH, _line(1))).refund) == 199

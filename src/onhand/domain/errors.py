@@ -725,11 +725,12 @@ class ReturnExceeded(Refusal):
     bought: int
     fulfilled: int
     returned: int
+    authorized: int = 0
     reason = "RETURN_EXCEEDED"
     kind = Kind.PRECONDITION
     message = (
         "{requested} of {sku} in line {line_number} of order {order_id} can not come back: "
-        "{bought} were bought, {fulfilled} handed over or shipped, {returned} returned already"
+        "{bought} were bought, {fulfilled} handed over or shipped, {returned} returned already, {authorized} announced"
     )
 
 

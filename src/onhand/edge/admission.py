@@ -57,6 +57,7 @@ STORE_METHODS = frozenset({
     "RequestTransfer", "DispatchRequestedTransfer", "CancelTransfer", "CloseTransfer", "ReceiveAdvanceNotice",
     "StartCount", "SubmitCount", "RequestRecount", "ApproveCount", "CancelCount",
     "LookUpBarcode", "ListFulfillmentOrders", "ListCountTasks", "ListShortfalls", "DecideShortfall",
+    "ListReturnableLines", "ReceiveReturn", "CreateBlindReturn", "CreateExchange", "ReturnToSupplier",
 })  # fmt: skip
 """What people in a store wait for, with goods or a customer before them."""
 RESERVE_METHODS = frozenset({"Reserve", "BatchReserve", "ReserveStream", "ChangeReservation"})

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from onhand.ledger.order_rules import ORDER_RULES
 from onhand.ledger.payment_rules import PAYMENT_RULES
+from onhand.ledger.return_rules import RETURN_RULES
 from onhand.ledger.rule import Rule
 from onhand.ledger.shortfall_rules import SHORTFALL_RULES
 from onhand.ledger.stock_rules import STOCK_RULES
@@ -29,7 +30,9 @@ CHECK_SECONDS_MAX = 600.0
 # Sorts and hashes of millions of rows stay in memory where they can; a scan may use a second core.
 WORK_MEMORY = "SET LOCAL work_mem = '128MB'"
 
-RULES: Sequence[Rule] = (*STOCK_RULES, *STOCK_WORK_RULES, *ORDER_RULES, *SHORTFALL_RULES, *PAYMENT_RULES)
+RULES: Sequence[Rule] = (
+    *STOCK_RULES, *STOCK_WORK_RULES, *ORDER_RULES, *SHORTFALL_RULES, *PAYMENT_RULES, *RETURN_RULES
+)  # fmt: skip
 
 _EVIDENCE = """
 SELECT v.*, count(*) OVER () AS violations_in_all FROM ({query}) v ORDER BY 1, 2 LIMIT {limit}"""

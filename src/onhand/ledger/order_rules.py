@@ -191,7 +191,7 @@ RETURNED = Rule(
     """
     WITH back AS (
         SELECT r.order_id, l.line_number, min(l.sku) AS sku_first, max(l.sku) AS sku_last, sum(l.quantity)::int8 AS quantity
-          FROM returns r JOIN return_lines l USING (return_id) GROUP BY 1, 2)
+          FROM returns r JOIN return_lines l USING (return_id) WHERE r.order_id IS NOT NULL GROUP BY 1, 2)
     SELECT order_id, line_number, l.sku, l.fulfilled_quantity, l.returned_quantity, b.sku_first AS returned_sku,
            coalesce(b.quantity, 0) AS return_lines
       FROM order_lines l FULL JOIN back b USING (order_id, line_number)
@@ -260,7 +260,9 @@ RETURNS_MOVED = Rule(
     "Units came back from customers exactly as the returns say, once each, into the bucket that was decided.",
     """
     WITH due AS (
-        SELECT 'return/' || r.return_id AS document, r.location_id, l.sku, l.disposition, sum(l.quantity)::int8 AS units
+        SELECT 'return/' || r.return_id AS document, r.location_id, l.sku,
+               CASE l.disposition WHEN 'supplier' THEN 'quarantine' ELSE l.disposition END AS disposition,
+               sum(l.quantity)::int8 AS units
           FROM returns r JOIN return_lines l USING (return_id) GROUP BY 1, 2, 3, 4),
     moved AS (
         SELECT reference_document AS document, location_id, sku, to_bucket AS disposition, sum(quantity)::int8 AS units
@@ -310,8 +312,8 @@ CARTS = Rule(
 # The id is what comes first in the first field of each of these answers: tag 0x0a, length 0x24, the text of a UUID.
 EXACTLY_ONCE = Rule(
     "requests_once",
-    "Every recorded request has its answer, and every order, return, transfer, advance notice, count and "
-    "reservation was made by exactly one of them.",
+    "Every recorded request has its answer, and every order, return, exchange, return authorization, transfer, advance notice, "
+    "count and reservation was made by exactly one of them.",
     """
     WITH answered AS (
         SELECT m.kind, encode(substring(r.response FROM position('\\x0a24'::bytea IN r.response) + 2 FOR 36), 'escape') AS id,
@@ -319,12 +321,18 @@ EXACTLY_ONCE = Rule(
           FROM requests r JOIN (VALUES ('PlaceOrderRequest', 'order'), ('SellRequest', 'order'),
                ('CreateReturnRequest', 'return'), ('ReturnUndeliveredRequest', 'return'), ('DispatchTransferRequest', 'transfer'),
                ('RequestTransferRequest', 'transfer'), ('CreateAdvanceNoticeRequest', 'advance notice'),
-               ('StartCountRequest', 'count'), ('ReserveRequest', 'reservation'))
+               ('StartCountRequest', 'count'), ('ReserveRequest', 'reservation'),
+               ('AuthorizeReturnRequest', 'return authorization'), ('ReceiveReturnRequest', 'return'),
+               ('CreateBlindReturnRequest', 'return'), ('CreateExchangeRequest', 'exchange'))
                AS m (method, kind) USING (method)
-         WHERE r.response IS NOT NULL GROUP BY 1, 2),
+         WHERE r.response IS NOT NULL
+           -- A parcel that was refused whole is answered without a return, whose field would be the first.
+           AND (method <> 'ReceiveReturnRequest' OR get_byte(r.response, 0) = 10) GROUP BY 1, 2),
     made AS (
-        SELECT 'order' AS kind, order_id::text AS id FROM orders
-         UNION ALL SELECT 'return', return_id::text FROM returns
+        SELECT 'order' AS kind, order_id::text AS id FROM orders WHERE order_id NOT IN (SELECT order_id FROM exchanges)
+         UNION ALL SELECT 'return', return_id::text FROM returns WHERE return_id NOT IN (SELECT return_id FROM exchanges)
+         UNION ALL SELECT 'exchange', exchange_id::text FROM exchanges
+         UNION ALL SELECT 'return authorization', return_authorization_id::text FROM return_authorizations
          UNION ALL SELECT 'transfer', transfer_id::text FROM transfers
          UNION ALL SELECT 'advance notice', advance_notice_id::text FROM advance_notices
          UNION ALL SELECT 'count', count_id::text FROM counts

@@ -95,12 +95,13 @@ GIFT_CARDS = Rule(
 
 GIFT_CARDS_SPENT = Rule(
     "gift_cards_spent_once",
-    "What left a gift card was captured for its tender, and what came back to it was refunded, once each.",
+    "What left a gift card was captured for its tender, and what came back to it was refunded, once each; what paid for "
+    "other goods by an exchange did not come back.",
     """
     WITH due AS (
         SELECT p.operation_id, t.gift_card_id, CASE p.kind WHEN 'CAPTURE' THEN -p.amount_minor ELSE p.amount_minor END AS minor
           FROM payment_operations p JOIN tenders t USING (order_id, tender_number)
-         WHERE t.provider = 'GIFT_CARD' AND p.kind IN ('CAPTURE', 'REFUND')),
+         WHERE t.provider = 'GIFT_CARD' AND p.kind IN ('CAPTURE', 'REFUND') AND p.reason_code <> 'EXCHANGE'),
     moved AS (
         SELECT movement_id AS operation_id, gift_card_id, amount_minor AS minor FROM gift_card_movements
          WHERE kind IN ('REDEEM', 'REFUND'))

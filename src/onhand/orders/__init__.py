@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from onhand.domain.returns import ReturnPolicy
 from onhand.ledger.mutation import Ledger
 from onhand.orders import (
     cancel,
@@ -29,7 +30,7 @@ from onhand.reservations.decrease import Decreases
 class Orders:
     """OrderService: a handler for each rpc, of its name."""
 
-    def __init__(self, ledger: Ledger, decreases: Decreases, checkouts: Checkouts) -> None:
+    def __init__(self, ledger: Ledger, decreases: Decreases, checkouts: Checkouts, return_policy: ReturnPolicy) -> None:
         self.place_order = Placing(ledger, checkouts).place_order
         self.sell = Selling(ledger, decreases).sell
         self.get_order = partial(queries.get_order, ledger)
@@ -56,6 +57,6 @@ class Orders:
         self.list_shortfall_alternatives = partial(resource.list_shortfall_alternatives, ledger)
         self.reject_fulfillment_order = partial(reject.reject_fulfillment_order, ledger)
         self.list_fulfillment_orders = partial(queries.list_fulfillment_orders, ledger)
-        self.create_return = partial(returns.create_return, ledger)
+        self.create_return = partial(returns.create_return, ledger, return_policy)
         self.get_return = partial(queries.get_return, ledger)
         self.list_returns = partial(queries.list_returns, ledger)

@@ -10,7 +10,6 @@ from onhand.domain.errors import invalid
 from onhand.domain.order import FulfillmentKind, FulfillmentState, OrderState, RejectReason
 from onhand.domain.payment import CaptureAt
 from onhand.domain.shortage import ShortfallStep
-from onhand.domain.stock import Bucket
 from onhand.v1 import order_pb2 as pb
 from onhand.v1 import types_pb2
 
@@ -62,9 +61,9 @@ def capture_at(field: str, value: int) -> CaptureAt:
     return _named(pb.CaptureAt, "CAPTURE_AT_", CaptureAt, field, value)
 
 
-def disposition(field: str, value: int) -> Bucket:
-    """The bucket that a returned unit goes to."""
-    return Bucket(_name(pb.Disposition, "DISPOSITION_", field, value).lower())
+def disposition(field: str, value: int) -> str:
+    """What becomes of a returned unit, as stored: a bucket, or returns.TO_SUPPLIER."""
+    return _name(pb.Disposition, "DISPOSITION_", field, value).lower()
 
 
 def _named(wire: Any, prefix: str, domain: type[Named], field: str, value: int) -> Named:

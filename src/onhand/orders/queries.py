@@ -59,12 +59,15 @@ SELECT o.order_id, o.order_number, o.customer_id, o.channel, o.currency, o.state
           FROM tenders t WHERE t.order_id = o.order_id) AS tenders
   FROM orders o"""
 _RETURNS = """
-SELECT r.return_id, r.order_id, o.order_number, r.location_id, r.channel, r.refund_minor, o.currency, r.created_time,
+SELECT r.return_id, r.order_id, o.order_number, r.location_id, r.channel, r.refund_minor,
+       coalesce(r.currency, o.currency) AS currency, r.created_time, r.kind, r.customer_id, r.return_authorization_id,
+       (SELECT json_build_object('manager', v.manager, 'reason', v.reason, 'overridden', v.overridden)
+          FROM return_overrides v WHERE v.return_id = r.return_id) AS override,
        (SELECT json_agg(json_build_object('line_number', l.line_number, 'disposition', l.disposition, 'sku', l.sku,
             'quantity', l.quantity, 'reason', l.reason_code, 'refund_minor', l.refund_minor)
             ORDER BY l.line_number, l.disposition)
           FROM return_lines l WHERE l.return_id = r.return_id) AS lines
-  FROM returns r JOIN orders o USING (order_id)"""
+  FROM returns r LEFT JOIN orders o USING (order_id)"""
 _FULFILLMENTS = (
     f"SELECT o.order_number, o.customer_id, {_FULFILLMENT} AS fulfillment"
     " FROM fulfillment_orders f JOIN orders o USING (order_id)"
@@ -193,7 +196,7 @@ async def list_returns(ledger: Ledger, request: pb.ListReturnsRequest, caller: C
     if request.location_id:
         filters.add("r.location_id = $?", request.location_id)
     if request.customer_id:
-        filters.add(_OF_CUSTOMER, request.customer_id)
+        filters.add("r.customer_id = $? AND r.customer_id <> ''", request.customer_id)
     if after:
         filters.add("r.return_id < $?", after[0])
     async with ledger.read() as connection:
@@ -314,12 +317,16 @@ def _arrival(value: dict[str, Any]) -> pb.Arrival | None:
 def _return(row: Any) -> pb.Return:
     return pb.Return(
         return_id=str(row["return_id"]),
-        order_id=str(row["order_id"]),
-        order_number=row["order_number"],
+        order_id=str(row["order_id"] or ""),
+        order_number=row["order_number"] or "",
         location_id=row["location_id"],
         channel=channel_value(row["channel"]),
         refund=money_to_wire(row["refund_minor"], row["currency"]),
         created_time=timestamp(row["created_time"]),
+        kind=pb.ReturnKind.Value(f"RETURN_KIND_{row['kind']}"),
+        customer_id=row["customer_id"],
+        override=pb.ReturnOverride(**row["override"]) if row["override"] else None,
+        return_authorization_id=str(row["return_authorization_id"] or ""),
         lines=[
             pb.ReturnLine(
                 line_number=line["line_number"],

@@ -174,10 +174,18 @@ async def _lock(tx: Transaction, request: pb.SellRequest, sold: Sequence[Sold]) 
     return await tx.lock_levels(((request.location_id, line.sku) for line in sold), create=True)
 
 
+async def total_of(tx: Transaction, currency: str, sold: Sequence[Sold]) -> int:
+    """What goods cost, by the catalog or as they were charged. Raises `PriceNotFound`, `AmountTooLarge`."""
+    return sum(line.total_minor for line in _priced(currency, sold, await _prices(tx, currency, sold)))
+
+
 async def _priced_sale(tx: Transaction, wanted: Till, order_id: UUID, sold: Sequence[Sold]) -> NewOrder:
+    return new_sale(wanted, order_id, sold, await _prices(tx, wanted.request.currency_code, sold))
+
+
+async def _prices(tx: Transaction, currency: str, sold: Sequence[Sold]) -> dict[str, UnitPrice]:
     unpriced = {line.sku for line in sold if line.charged_minor is None}
-    prices = await catalog.read_prices(tx.connection, wanted.request.currency_code, unpriced) if unpriced else {}
-    return new_sale(wanted, order_id, sold, prices)
+    return await catalog.read_prices(tx.connection, currency, unpriced) if unpriced else {}
 
 
 def _priced(currency: str, sold: Sequence[Sold], prices: Mapping[str, UnitPrice]) -> list[NewLine]:

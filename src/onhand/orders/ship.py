@@ -16,7 +16,7 @@ from onhand.domain.stock import Bucket
 from onhand.ids import new_id, parse_id
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
-from onhand.orders import names, returns, store
+from onhand.orders import returns, store
 from onhand.orders.fulfil import part
 from onhand.orders.queries import read_fulfillment_order
 from onhand.orders.work import Work, advance, advance_part, lock_work, settle
@@ -145,12 +145,7 @@ async def return_undelivered(
 ) -> pb.ReturnUndeliveredResponse:
     """OrderService.ReturnUndelivered."""
     fulfillment_order_id = parse_id("fulfillment_order_id", request.fulfillment_order_id)
-    given: dict[tuple[int, Bucket], pb.ReturnedLine] = {}
-    for index, line in enumerate(request.lines):
-        key = line.line_number, names.disposition(f"lines[{index}].disposition", line.disposition)
-        if key in given:
-            raise invalid(f"lines[{index}]", f"line {line.line_number} is given twice with the same disposition")
-        given[key] = line
+    given = returns.wanted_lines(request.lines)
 
     async def work(tx: Transaction) -> pb.ReturnUndeliveredResponse:
         return await _return(tx, fulfillment_order_id, request.location_id, given, caller)
@@ -162,20 +157,18 @@ async def _return(
     tx: Transaction,
     fulfillment_order_id: UUID,
     location_id: str,
-    given: dict[tuple[int, Bucket], pb.ReturnedLine],
+    given: Sequence[returns.Wanted],
     caller: Caller,
 ) -> pb.ReturnUndeliveredResponse:
     work = await lock_work(tx, fulfillment_order_id)
     state = work.after(Step.RETURN)
-    lines = given or {
-        (number, Bucket.QUARANTINE): pb.ReturnedLine(
-            line_number=number, quantity=quantity, disposition=pb.DISPOSITION_QUARANTINE, reason="UNDELIVERED"
-        )
+    lines = given or [
+        returns.Wanted(number, Bucket.QUARANTINE.value, quantity, "UNDELIVERED")
         for number, quantity in work.held.items()
-    }
+    ]
     came_back = Counter[int]()
-    for (number, _), line in lines.items():
-        came_back[number] += line.quantity
+    for line in lines:
+        came_back[line.line_number] += line.quantity
     for number in sorted(came_back.keys() | work.held.keys()):
         if came_back[number] != work.held.get(number, 0):
             raise ParcelIncomplete(str(fulfillment_order_id), number, came_back[number], work.held.get(number, 0))
@@ -185,7 +178,6 @@ async def _return(
         order_id=str(work.order.order_id),
         location_id=location_id or work.fulfillment.location_id,
         channel=channel_value(work.order.channel),
-        lines=lines.values(),
     )
     made = await returns.create(tx, request, work.order.order_id, work.order.channel, lines, caller)
     done = await read_fulfillment_order(tx.connection, fulfillment_order_id)

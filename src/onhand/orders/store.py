@@ -117,10 +117,12 @@ DELETE FROM shipments WHERE fulfillment_order_id = ANY ($1) AND shipped_time IS 
 
 INSERT_RETURN = """
 WITH new_return AS (
-    INSERT INTO returns (return_id, order_id, location_id, channel, refund_minor, actor) VALUES ($1, $2, $3, $4, $5, $6))
+    INSERT INTO returns (return_id, order_id, location_id, channel, refund_minor, actor, kind, customer_id, currency,
+                         return_authorization_id)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10))
 INSERT INTO return_lines (return_id, line_number, disposition, sku, quantity, reason_code, refund_minor)
 SELECT $1, l.line_number, l.disposition, l.sku, l.quantity, l.reason, l.refund_minor
-  FROM unnest($7::int[], $8::text[], $9::text[], $10::int8[], $11::text[], $12::int8[])
+  FROM unnest($11::int[], $12::text[], $13::text[], $14::int8[], $15::text[], $16::int8[])
        AS l (line_number, disposition, sku, quantity, reason, refund_minor)"""
 
 INSERT_SHORTAGES = """
@@ -434,18 +436,23 @@ async def unpack(connection: Connection, fulfillments: Iterable[Fulfillment]) ->
 async def insert_return(
     connection: Connection,
     return_id: UUID,
-    order_id: UUID,
+    order_id: UUID | None,
     *,
     location_id: str,
     channel: str,
     refund_minor: int,
     actor: str,
     units: Sequence[tuple[int, str, str, int, str, int]],
+    kind: str,
+    customer_id: str,
+    currency: str | None = None,
+    authorization_id: UUID | None = None,
 ) -> None:
     """Writes a return of (line_number, disposition, sku, quantity, reason, refund_minor)."""
     await connection.execute(
-        INSERT_RETURN, return_id, order_id, location_id, channel, refund_minor, actor, *_columns(units, 6)
-    )
+        INSERT_RETURN, return_id, order_id, location_id, channel, refund_minor, actor, kind, customer_id, currency,
+        authorization_id, *_columns(units, 6),
+    )  # fmt: skip
 
 
 async def insert_shortages(

@@ -55,6 +55,7 @@ class Decreases:
         held: Held | None = None,
         *,
         is_reached: bool = True,
+        hold: Callable[[Transaction], Awaitable[None]] | None = None,
     ) -> Answer:
         """Books what has happened in the world already. Goes on when the gate is down (a bypass).
 
@@ -62,7 +63,7 @@ class Decreases:
         beside one that is held, or may be, would count it twice.
 
         `work` may raise ClaimRefused where what it finds differs from `takes`; these are then asked for anew. In a bypass
-        it runs without claims, and must take what it finds.
+        it runs without claims, and must take what it finds. `hold` is as for a decision.
         """
         for _ in range(CLAIM_ATTEMPTS_MAX if is_reached else 0):
             wants = await takes() if callable(takes) else takes
@@ -75,12 +76,12 @@ class Decreases:
                     log.warning("%s goes past the gate: %s", type(request).__name__, error)
                     break
             try:
-                return await self._commit(request, response_type, held, work)
+                return await self._commit(request, response_type, held, work, hold)
             except ClaimRefused:
                 await self._mend(held)
                 held = None
         wants = await takes() if callable(takes) else takes
-        return await self._bypass(request, response_type, wants, work)
+        return await self._bypass(request, response_type, wants, work, hold)
 
     async def decision(
         self,
@@ -186,10 +187,19 @@ class Decreases:
         except GateUnavailable as error:
             log.warning("%s", error)
 
-    async def _bypass(self, request: Mutation, response_type: type[Answer], wants: Wants, work: Work[Answer]) -> Answer:
+    async def _bypass(
+        self,
+        request: Mutation,
+        response_type: type[Answer],
+        wants: Wants,
+        work: Work[Answer],
+        hold: Callable[[Transaction], Awaitable[None]] | None,
+    ) -> Answer:
         locations = [location_id for location_id, _ in wants]
 
         async def run(transaction: Transaction) -> Answer:
+            if hold is not None:
+                await hold(transaction)
             await transaction.bypass(locations)
             return await work(transaction, await _overdrawn(transaction, wants))
 
