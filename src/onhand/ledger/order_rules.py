@@ -148,12 +148,14 @@ ORDER_TOTALS = Rule(
 
 TENDERS = Rule(
     "tenders_cover_total",
-    "What was tendered for an order is what it costs.",
+    "What was tendered for an order is what it costs, but for substitutes, which what they replace has paid for.",
     """
-    SELECT order_id, o.total_minor, coalesce(t.amount_minor, 0) AS tendered_minor
+    SELECT order_id, o.total_minor, coalesce(t.amount_minor, 0) AS tendered_minor, coalesce(l.total_minor, 0) AS substitutes_minor
       FROM orders o LEFT JOIN (SELECT order_id, sum(amount_minor)::int8 AS amount_minor FROM tenders GROUP BY 1) AS t
            USING (order_id)
-     WHERE o.total_minor <> coalesce(t.amount_minor, 0)""",
+      LEFT JOIN (SELECT order_id, sum(total_minor)::int8 AS total_minor FROM order_lines
+                  WHERE substitutes_line IS NOT NULL GROUP BY 1) AS l USING (order_id)
+     WHERE o.total_minor <> coalesce(t.amount_minor, 0) + coalesce(l.total_minor, 0)""",
 )
 
 # onhand.domain.returns.refund adds up to the share of all units so far, so the sum is known from their number alone.
@@ -177,12 +179,14 @@ REFUNDS = Rule(
 
 REFUNDS_PAID = Rule(
     "refunds_within_payment",
-    "Refunds of an order are in sum no more than what was tendered for it.",
+    "Refunds of an order are in sum no more than what was tendered for it; what paid for substitutes did not leave.",
     """
-    SELECT l.order_id, l.refunded_minor, coalesce(t.amount_minor, 0) AS tendered_minor
-      FROM (SELECT order_id, sum(refunded_minor)::int8 AS refunded_minor FROM order_lines GROUP BY 1) AS l
+    SELECT l.order_id, l.refunded_minor, coalesce(t.amount_minor, 0) AS tendered_minor, l.substitutes_minor
+      FROM (SELECT order_id, sum(refunded_minor)::int8 AS refunded_minor,
+                   coalesce(sum(total_minor) FILTER (WHERE substitutes_line IS NOT NULL), 0)::int8 AS substitutes_minor
+              FROM order_lines GROUP BY 1) AS l
       LEFT JOIN (SELECT order_id, sum(amount_minor)::int8 AS amount_minor FROM tenders GROUP BY 1) AS t USING (order_id)
-     WHERE l.refunded_minor > coalesce(t.amount_minor, 0)""",
+     WHERE l.refunded_minor > coalesce(t.amount_minor, 0) + l.substitutes_minor""",
 )
 
 RETURNED = Rule(

@@ -30,7 +30,7 @@ from onhand.v1 import order_pb2 as pb
 from onhand.wire import money_to_wire
 
 LOCATION = "SELECT location_id FROM fulfillment_orders WHERE fulfillment_order_id = $1"
-# The substitute is paid by what the replaced units give back: a tender like another, so that an order still adds up.
+# The substitute is paid by what the replaced units would give back: that part stays with the tenders.
 ADD_LINE = """
 WITH new_line AS (
     INSERT INTO order_lines (order_id, line_number, sku, quantity, amount_minor, price_quantity, total_minor, added_time,
@@ -39,10 +39,6 @@ WITH new_line AS (
 new_part AS (
     INSERT INTO fulfillment_lines (fulfillment_order_id, line_number, sku, quantity, is_taken_over)
     VALUES ($9, $2, $3, $4, true)),
-new_tender AS (
-    INSERT INTO tenders (order_id, tender_number, kind, amount_minor, reference)
-    SELECT $1, 1 + coalesce((SELECT max(tender_number) FROM tenders WHERE order_id = $1), 0), 'STORE_CREDIT', $7,
-           'order_line/' || $8 WHERE $7 > 0),
 agreed AS (
     INSERT INTO substitutions (order_id, line_number, substitute_line, fulfillment_order_id, quantity, consent,
                                consent_reference, actor)
