@@ -710,8 +710,8 @@ DAMAGES = [
     ),
     Damage(
         "no_shows",
-        ["UPDATE fulfillment_lines SET aside_quantity = 1 WHERE fulfillment_order_id = '{opened_work}'"],
-        {"location_id": "{north}", "sku": "{milk}", "problem": "stands aside and the work is REQUESTED"},
+        ["UPDATE fulfillment_lines SET aside_quantity = 1 WHERE cancelled_quantity > 0"],
+        {"location_id": "{south}", "sku": "{bread}", "problem": "stands aside and the work is REQUESTED"},
         title="of nobody who did not come",
     ),
     Damage(
@@ -726,7 +726,7 @@ DAMAGES = [
             "UPDATE fulfillment_orders SET state = 'REJECTED', reject_reason = 'DAMAGED' "
             "WHERE fulfillment_order_id = '{opened_work}'"
         ],
-        {"fulfillment_order_id": "{opened_work}", "problem": "rejected, and its shortfalls do not say so", "units": 1},
+        {"fulfillment_order_id": "{opened_work}", "problem": "rejected, and its shortfalls do not say so", "units": 2},
         frozenset({"allocated_is_promised", "orders_moved_once"}),
         title="rejected in silence",
     ),
