@@ -77,6 +77,7 @@ WIDE = {
 GATEWAY = Gateway()
 """Pays what cards pay."""
 COLD = {
+    "payments.store:CURRENCY": "one row by its order, where a checkout is refused that had authorized something",
     "ledger.invariants:_EVIDENCE": "verify reads everything",
     "ledger.revision:REVISION": "one row, at the start",
     "reservations.inspect:NOBODY_COMMITS": "one row by its key, where a sku sells all the time",

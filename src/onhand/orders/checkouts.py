@@ -58,8 +58,10 @@ SELECT c.order_id, c.request_id, c.body_hash, c.request, c.gift_cards, c.reserva
     SELECT json_agg(json_build_array(p.operation_id, p.tender_number) ORDER BY p.operation_number)
       FROM payment_operations p WHERE p.order_id = c.order_id AND p.kind = 'AUTHORIZE') AS authorizations
   FROM checkouts c WHERE c.order_id = $1"""
+# The state is asked for so that the index of pending checkouts does not serve.
 END = """
-UPDATE checkouts SET state = $2, refusal = $3, updated_time = now() WHERE order_id = $1 AND state = 'PENDING' RETURNING true"""
+UPDATE checkouts SET state = $2, refusal = $3, updated_time = now()
+ WHERE order_id = $1 AND coalesce(state, '') = 'PENDING' RETURNING true"""
 HELD = """
 SELECT location_id, claim_id, lines, channel, customer_id FROM claims
  WHERE reservation_id = $1 AND state = 'active' AND deadline > now() ORDER BY location_id"""
