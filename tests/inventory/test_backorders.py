@@ -45,6 +45,19 @@ async def order(api: Api, quantity: int, sku: str = MILK) -> pb.Order:
     return (await place(api, {NORTH: {sku: quantity}}, accepts_backorder=True)).order
 
 
+async def confirm(api: Api, reservation_id: str, quantity: int) -> pb.Order:
+    """An order of milk that was reserved before."""
+    request = pb.PlaceOrderRequest(
+        request_id=request_id(),
+        reservation_id=reservation_id,
+        currency_code="USD",
+        fulfillments=[pb.FulfillmentChoice(location_id=NORTH, kind=pb.FULFILLMENT_KIND_PICKUP)],
+        tenders=card(quantity * MILK_CENTS),
+        accepts_backorder=True,
+    )
+    return (await api.orders.PlaceOrder(request)).order
+
+
 async def shortfalls(api: Api) -> list[tuple[Any, ...]]:
     """(cause, next step, open units) of all that are open, the oldest first."""
     found = await api.orders.ListShortfalls(pb.ListShortfallsRequest(location_id=NORTH))
@@ -123,6 +136,20 @@ async def test_what_a_reservation_gives_up_goes_to_who_waits(api: Api) -> None:
     assert await api.level(NORTH, MILK) == await api.sums(NORTH, MILK) == (6, 4, 0, 0)
     await eventually(lambda: api.atp(NORTH, MILK, POS), 6)
     assert (await api.orders.GetOrder(pb.GetOrderRequest(order_id=placed.order_id))).order.lines[0].short_quantity == 0
+    await kept(api)
+
+
+async def test_who_waits_longer_is_served_before_younger_reservations(api: Api) -> None:
+    await permit(api, 5)
+    held = await api.reserve({NORTH: {MILK: 9}})
+    await order(api, 4)  # waits for three
+    younger = await api.reserve({NORTH: {MILK: 2}})
+    await api.release(held.reservation_id)
+    await eventually(lambda: shortfalls(api), [])
+    assert await api.level(NORTH, MILK) == (6, 4, 0, 0)
+    await confirm(api, younger.reservation_id, 2)
+    assert await api.level(NORTH, MILK) == (4, 6, 0, 0)
+    await eventually(lambda: api.atp(NORTH, MILK, POS), 4)
     await kept(api)
 
 

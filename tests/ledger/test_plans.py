@@ -57,6 +57,7 @@ WIDE = {
     "reservations.decrease:UNPROMISED": "what active reservations leave, for a sale that goes past the gate",
     "ledger.shortfalls:RESERVED": RESERVED_THERE,
     "ledger.shortfalls:OLDER": RESERVED_THERE,
+    "ledger.shortfalls:FREE_FOR_WAITING": RESERVED_THERE,
     "ledger.shortfalls:PROMISES": "the open work of a location, of which a count or a sale broke some",
     "inventory.future:FIGURES": "what is reserved of some skus at some locations, for a date; not what a page of a shop asks for",
     "inventory.count_rows:ADD_ALL": "all that a location has becomes the lines of a count",

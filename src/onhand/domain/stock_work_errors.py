@@ -127,3 +127,14 @@ class CountOutdated(Refusal):
     reason = "COUNT_OUTDATED"
     kind = Kind.PRECONDITION
     message = "{sku} was corrected or counted otherwise after it was counted for {count_id}; count it once more (RequestRecount)"
+
+
+@dataclass(eq=False)
+class BackordersFilled(Refusal):
+    """What waits at a position is less than was to be filled: another process was faster. Nobody is told."""
+
+    location_id: str
+    sku: str
+    reason = "BACKORDERS_FILLED"
+    kind = Kind.PRECONDITION
+    message = "fewer units of {sku} wait at {location_id} than were to be filled"

@@ -1,30 +1,32 @@
-"""Backorders beside units that nobody holds any more: an older reservation had them, and ended without an order.
+"""Backorders beside units that are there: an older reservation had them, and ended without an order.
 
 What comes in covers backorders by itself (onhand.ledger.shortfalls). Here it is looked for what became free otherwise.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 from google.protobuf.empty_pb2 import Empty
 
 from onhand.crash import step
-from onhand.domain.errors import Refusal
 from onhand.domain.stock import Position
+from onhand.domain.stock_work_errors import BackordersFilled
 from onhand.ids import new_id
 from onhand.ledger import shortfalls
-from onhand.ledger.claims import ClaimRefused
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
-from onhand.reservations.decrease import UNPROMISED, Decreases, Overdrawn
+from onhand.reservations.decrease import Decreases, Overdrawn
+
+log = logging.getLogger(__name__)
 
 POSITIONS_MAX = 50
 """Positions that one look fills."""
 
 # Few have anything backordered.
 WAITING = """
-SELECT location_id, sku, backordered FROM stock_levels WHERE backordered > 0 AND available > 0 ORDER BY 1, 2 LIMIT $1"""
+SELECT location_id, sku FROM stock_levels WHERE backordered > 0 AND available > 0 ORDER BY 1, 2 LIMIT $1"""
 
 
 @dataclass
@@ -54,19 +56,18 @@ class Backorders:
             try:
                 await self._fill(FillBackorders(position, units))
                 filled += units
-            except Refusal as refusal:  # somebody was faster, or the gate is away: the next look comes in a second
-                if refusal.reason not in ("INSUFFICIENT_STOCK", "GATE_UNAVAILABLE"):
-                    raise
+            except BackordersFilled:
+                log.debug("somebody was faster at %s", position)
         return filled
 
     @step("ledger.look_for_backorders")
     async def _look(self) -> list[tuple[Position, int]]:
-        """What waits beside units that no reservation holds, and how many of them."""
+        """What waits beside units that no older reservation holds, and how many of them."""
         found = []
         async with self._ledger.database.connection() as connection:
-            for place, sku, backordered in await connection.fetch(WAITING, POSITIONS_MAX):
-                ((_, unpromised),) = await connection.fetch(UNPROMISED, place, [sku])
-                if (units := min(unpromised, backordered)) > 0:
+            for place, sku in await connection.fetch(WAITING, POSITIONS_MAX):
+                units = await connection.fetchval(shortfalls.FREE_FOR_WAITING, place, sku)
+                if units > 0:
                     found.append(((place, sku), units))
         return found
 
@@ -74,9 +75,10 @@ class Backorders:
         async def work(transaction: Transaction, overdrawn: Overdrawn) -> Empty:
             level = (await transaction.lock_levels([wanted.position]))[wanted.position]
             if min(level.available, transaction.policy(wanted.position).backordered) < wanted.quantity:
-                raise ClaimRefused  # filled, or taken past the gate, since it was looked at
+                raise BackordersFilled(*wanted.position)  # or what was there is gone, since it was looked at
             await shortfalls.fill(transaction, wanted.position, wanted.quantity)
             return Empty()
 
+        # A fact: what younger reservations hold becomes room for a backorder of theirs, as much as leaves `available`.
         place, sku = wanted.position
-        await self._decreases.decision(wanted, Empty, [(place, [(sku, wanted.quantity)])], work)
+        await self._decreases.fact(wanted, Empty, [(place, [(sku, wanted.quantity)])], work)

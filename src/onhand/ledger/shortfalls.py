@@ -152,6 +152,26 @@ SELECT w.location_id, w.sku, sum((line ->> 1)::int8)::int8 AS units
  CROSS JOIN LATERAL jsonb_array_elements(c.lines) AS line
  WHERE line ->> 0 = w.sku GROUP BY 1, 2"""
 
+# Open backorders with when they were reserved: that is how long somebody waits.
+_WAITING = """
+  FROM shortfalls s JOIN fulfillment_orders f USING (fulfillment_order_id) JOIN orders o USING (order_id)
+  JOIN claims b ON b.reservation_id = o.reservation_id AND b.location_id = s.location_id AND b.state = 'confirmed'
+ WHERE s.open_quantity > 0 AND s.cause = 'BACKORDER'"""
+# What orders that were reserved before a claim still wait for.
+WAITING_BEFORE = f"""
+SELECT w.location_id, w.sku, v.units
+  FROM unnest($1::text[], $2::text[], $3::uuid[]) AS w (location_id, sku, claim_id) JOIN claims own USING (location_id, claim_id)
+ CROSS JOIN LATERAL (
+       SELECT coalesce(sum(s.open_quantity), 0)::int8 AS units {_WAITING}
+          AND s.location_id = w.location_id AND s.sku = w.sku AND b.created_time < own.created_time) AS v"""
+# What is there of a position beyond what reservations hold that are older than who waits longest there.
+FREE_FOR_WAITING = f"""
+SELECT least(l.available - coalesce((
+           SELECT sum((line ->> 1)::int8) FROM claims c CROSS JOIN jsonb_array_elements(c.lines) AS line
+            WHERE c.location_id = $1 AND c.state = 'active' AND line ->> 0 = $2 AND c.created_time < (
+                  SELECT min(b.created_time) {_WAITING} AND s.location_id = $1 AND s.sku = $2)), 0), l.backordered)::int8
+  FROM stock_levels l WHERE l.location_id = $1 AND l.sku = $2"""
+
 
 @dataclass(frozen=True)
 class Open:
@@ -461,6 +481,9 @@ async def unmark(connection: Connection, positions: Sequence[Position]) -> None:
 
 @step("ledger.older_reservations")
 async def needed_by_older(connection: Connection, reserved: Sequence[tuple[str, str, UUID]]) -> Mapping[Position, int]:
-    """What active reservations older than a claim need there, for (location_id, sku, claim_id)."""
+    """What reservations older than a claim need there, active ones and backordered ones, for (location_id, sku, claim_id)."""
     columns = [[line[n] for line in reserved] for n in range(3)]
-    return {(r["location_id"], r["sku"]): r["units"] for r in await connection.fetch(OLDER, *columns)}
+    needed = Counter({(r["location_id"], r["sku"]): r["units"] for r in await connection.fetch(OLDER, *columns)})
+    for row in await connection.fetch(WAITING_BEFORE, *columns):
+        needed[row["location_id"], row["sku"]] += row["units"]
+    return needed
