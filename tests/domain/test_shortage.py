@@ -88,8 +88,8 @@ def test_a_count_takes_what_is_missing_from_one_bucket_after_the_other(
 
 
 def test_only_what_was_counted_can_be_decided() -> None:
-    assert decide_to_wait("s", ShortfallStep.CHOOSE) is ShortfallStep.WAIT
+    assert decide_to_wait("s", ShortfallCause.COUNT, ShortfallStep.CHOOSE) is ShortfallStep.WAIT
     for step in set(ShortfallStep) - {ShortfallStep.CHOOSE}:
         with pytest.raises(ShortfallNotToDecide) as refusal:
-            decide_to_wait("s", step)
+            decide_to_wait("s", ShortfallCause.COUNT, step)
         assert refusal.value.next_step == step.value

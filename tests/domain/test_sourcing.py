@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -336,6 +337,21 @@ def test_the_same_question_has_the_same_answer_in_whatever_order_places_come() -
     lines = [line("milk"), line("bread")]
     assert planned(lines, places, rule()) == planned(lines, places[::-1], rule())
     assert list(brought(planned(lines, places, rule()))) == ["p0"]
+
+
+def test_a_plan_that_is_not_proven_says_how_far_off_it_may_be() -> None:
+    rng = random.Random(1)
+    lines = [line(f"s{n}") for n in range(30)]
+    places = [
+        place(f"p{n}", rng.randint(1, 9999), atp={each.sku: 1 for each in lines if rng.random() < 0.3})
+        for n in range(120)
+    ]
+    plan = planned(lines, places, rule())
+    assert plan.is_complete
+    assert not plan.is_proven_optimal
+    assert 0 < plan.gap < 1
+    assert all(score.bound <= score.value for score in plan.rules[0].scores)
+    assert Why.NOT_PROVEN in whys(plan).values()
 
 
 def test_a_sku_is_wanted_once() -> None:

@@ -252,6 +252,9 @@ class _Solved:
         numbers = self.numbers
         names = [UNSOURCED, *(objective.value for objective in numbers.objectives)]
         values, bounds = self.values, numbers.values(self.found.bound)
+        # Where an objective may still be better, nothing is known of those after it.
+        known = next((n for n, (a, b) in enumerate(zip(values, bounds, strict=True)) if a != b), len(bounds))
+        bounds[known + 1 :] = [0] * len(bounds[known + 1 :])
         considered = self._considered(names, values)
         for objective, row in numbers.alike.items():
             brought = (map(int.__mul__, row, taken) for taken in self.found.takes.values())

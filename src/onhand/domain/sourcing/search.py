@@ -78,6 +78,8 @@ class _Search:
         unmet = self._unmet(self._held)
         self._touching = touching(problem, self._closed)
         self._try([*self._opened, *sorted(set(self._touching.locations(problem.more_max, unmet)))])
+        if not self._touching.is_all and not self._opened:
+            self._try_greedily()
         bound = self._bound(problem.more_max, self._held, 0)
         is_costly = problem.per_unit is not None or self._is_limited
         if bound < self._best_cost and is_costly and not self._opened:
