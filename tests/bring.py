@@ -157,16 +157,16 @@ def sold_line(sku: str, quantity: int = 1) -> pb.SaleLine:
 
 
 def exchanged(
-    order_id: str, lines: Sequence[pb.ReturnedLine], sold: Sequence[pb.SaleLine], **fields: Any
+    of: str, back: Sequence[pb.ReturnedLine], goods: Sequence[pb.SaleLine], **fields: Any
 ) -> returns.CreateExchangeRequest:
-    """Goods for others, in the south."""
+    """Units of an order for others, in the south."""
     return returns.CreateExchangeRequest(
         **{
             "request_id": request_id(),
-            "order_id": order_id,
+            "order_id": of,
             "location_id": SOUTH,
-            "returned": lines,
-            "sold": sold,
+            "returned": back,
+            "sold": goods,
             "currency_code": "USD",
             **fields,
         }
@@ -174,11 +174,10 @@ def exchanged(
 
 
 async def exchange(
-    shop: Shop, order_id: str, lines: Sequence[pb.ReturnedLine], sold: Sequence[pb.SaleLine], **fields: Any
+    shop: Shop, of: str, back: Sequence[pb.ReturnedLine], goods: Sequence[pb.SaleLine], **fields: Any
 ) -> returns.Exchange:
     """The exchange that it makes."""
-    request = exchanged(order_id, lines, sold, **fields)
-    return (await desk(shop).create_exchange(request, CALLER)).exchange
+    return (await desk(shop).create_exchange(exchanged(of, back, goods, **fields), CALLER)).exchange
 
 
 async def signals(shop: Shop, **fields: Any) -> returns.GetReturnSignalsResponse:

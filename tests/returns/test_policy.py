@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
 from bring import AVAILABLE, DAMAGED, MANAGER, QUARANTINE, SUPPLIER, age, bring, brought, units
+from onhand.app import App
 from onhand.domain.stock import Level
+from onhand.returns.policy_file import ReturnPolicyError
 from onhand.v1 import order_pb2 as pb
 from shop import BREAD, CALLER, MILK, NORTH, SOUTH, Shop, cents, refused, told
 
@@ -126,3 +129,13 @@ async def test_returns_are_found_by_customer(shop: Shop) -> None:
     found = await shop.orders.list_returns(pb.ListReturnsRequest(customer_id="ada"), CALLER)
     assert list(found.returns) == [returned]
     assert returned.customer_id == "ada"
+
+
+async def test_a_server_whose_policy_can_not_be_read_does_not_start(
+    database_dsn: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "returns.toml"
+    path.write_text("window_days = 'long'")
+    monkeypatch.setenv("ONHAND_RETURN_POLICY", str(path))
+    with pytest.raises(ReturnPolicyError, match="window_days = 'long' is not allowed"):
+        await App.open(database_dsn, redis_url)

@@ -71,7 +71,8 @@ EXCHANGES = Rule(
     WITH given AS (
         SELECT reference_document, coalesce(sum(amount_minor) FILTER (WHERE reason_code = 'EXCHANGE'), 0)::int8 AS carried_minor,
                coalesce(sum(amount_minor) FILTER (WHERE reason_code <> 'EXCHANGE'), 0)::int8 AS back_minor
-          FROM payment_operations WHERE kind IN ('VOID', 'REFUND') AND reference_document LIKE 'return/%' GROUP BY 1),
+          FROM payment_operations
+         WHERE kind IN ('VOID', 'REFUND') AND replaces IS NULL AND reference_document LIKE 'return/%' GROUP BY 1),
     whole AS (
         SELECT e.exchange_id, e.carried_minor, r.kind, r.refund_minor, coalesce(g.carried_minor, 0) AS taken_minor,
                coalesce(g.back_minor, 0) AS back_minor,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from onhand.domain import money
@@ -39,6 +39,7 @@ async def grant(
     Raises GiftCardExists, GiftCardNotFound, CurrencyMismatch.
     """
     movement_id = new_id()
+    row: Any
     if card.gift_card_id is None:
         card_id, what = new_id(), "issued"
         row = await tx.connection.fetchrow(
@@ -55,7 +56,6 @@ async def grant(
             raise CurrencyMismatch(held["currency"], currency)
         await tx.connection.execute(MOVE, [card_id], [movement_id], [amount_minor], "TOP_UP", reference_document, actor)
         row = await tx.connection.fetchrow(CARD, card_id)
-        assert row is not None
         money.checked(row["balance_minor"])
     tx.emit(
         f"onhand.gift_card.{what}.v1",
