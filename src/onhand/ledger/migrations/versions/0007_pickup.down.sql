@@ -11,7 +11,7 @@ ALTER TABLE shortfall_ends
     ADD CONSTRAINT shortfall_ends_reason_check CHECK (reason IN ('COUNTED', 'COVERED', 'IN_HAND', 'CANCELLED'));
 ALTER TABLE shortfalls
     DROP CONSTRAINT shortfalls_cause_check,
-    ADD CONSTRAINT shortfalls_cause_check CHECK (cause IN ('SALE', 'COUNT'));
+    ADD CONSTRAINT shortfalls_cause_check CHECK (cause IN ('SALE', 'COUNT', 'BACKORDER'));
 ALTER TABLE order_lines DROP COLUMN substitutes_line, DROP COLUMN added_time;
 ALTER TABLE fulfillment_lines
     DROP CONSTRAINT fulfillment_lines_quantity_check,

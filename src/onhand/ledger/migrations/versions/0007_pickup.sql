@@ -45,7 +45,7 @@ ALTER TABLE order_lines
 ALTER TABLE shortfalls
     DROP CONSTRAINT shortfalls_cause_check,
     ADD CONSTRAINT shortfalls_cause_check
-        CHECK (cause IN ('SALE', 'COUNT', 'REJECTION', 'NOT_FOUND', 'DAMAGED', 'CLOSED'));
+        CHECK (cause IN ('SALE', 'COUNT', 'BACKORDER', 'REJECTION', 'NOT_FOUND', 'DAMAGED', 'CLOSED'));
 ALTER TABLE shortfall_ends
     DROP CONSTRAINT shortfall_ends_reason_check,
     ADD CONSTRAINT shortfall_ends_reason_check
