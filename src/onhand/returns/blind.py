@@ -34,7 +34,7 @@ SELECT sku, amount_minor, price_quantity FROM prices WHERE sku = ANY ($1::text[]
 SELECT w.sku, s.amount_minor, s.price_quantity FROM unnest($1::text[]) AS w (sku)
  CROSS JOIN LATERAL (SELECT order_id, amount_minor, price_quantity FROM order_lines
                       WHERE sku = w.sku ORDER BY order_id DESC LIMIT $4) AS s
-  JOIN orders o ON o.order_id = s.order_id
+ CROSS JOIN LATERAL (SELECT currency, placed_time FROM orders WHERE order_id = s.order_id LIMIT 1) AS o
  WHERE o.currency = $2 AND o.placed_time > now() - $3::interval AND s.amount_minor > 0"""
 # The row stays locked: what the same customer brings elsewhere at the same moment is counted after this.
 COUNT_DAY = """

@@ -21,14 +21,13 @@ SELECT signal_id, return_id, kind, value, allowed, created_time FROM return_sign
  WHERE subject_kind = $1 AND subject = $2
    AND signal_id < coalesce($3, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) ORDER BY signal_id DESC LIMIT $4"""
 # Of the same returns as COUNTED.
-OVERRIDDEN_OF_CUSTOMER = """
-SELECT count(*) FROM (SELECT return_id, created_time FROM returns WHERE customer_id = $1 AND customer_id <> ''
-                       ORDER BY return_id DESC LIMIT $3) AS r
-  JOIN return_overrides v ON v.return_id = r.return_id WHERE r.created_time > now() - $2::interval"""
-OVERRIDDEN_OF_ACTOR = """
-SELECT count(*) FROM (SELECT return_id, created_time FROM returns WHERE actor = $1 AND actor <> ''
-                       ORDER BY return_id DESC LIMIT $3) AS r
-  JOIN return_overrides v ON v.return_id = r.return_id WHERE r.created_time > now() - $2::interval"""
+_OVERRIDDEN = "(SELECT true FROM return_overrides v WHERE v.return_id = r.return_id LIMIT 1)"
+OVERRIDDEN_OF_CUSTOMER = f"""
+SELECT count({_OVERRIDDEN}) FROM (SELECT return_id, created_time FROM returns WHERE customer_id = $1 AND customer_id <> ''
+                                   ORDER BY return_id DESC LIMIT $3) AS r WHERE r.created_time > now() - $2::interval"""
+OVERRIDDEN_OF_ACTOR = f"""
+SELECT count({_OVERRIDDEN}) FROM (SELECT return_id, created_time FROM returns WHERE actor = $1 AND actor <> ''
+                                   ORDER BY return_id DESC LIMIT $3) AS r WHERE r.created_time > now() - $2::interval"""
 
 
 async def get_return_signals(
