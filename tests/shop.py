@@ -66,7 +66,9 @@ AUDIT = {
     "an order is its lines, and its tenders cover it": """
         SELECT order_id FROM orders o
          WHERE total_minor <> (SELECT sum(total_minor) FROM order_lines l WHERE l.order_id = o.order_id)
-            OR total_minor <> (SELECT coalesce(sum(amount_minor), 0) FROM tenders t WHERE t.order_id = o.order_id)""",
+            OR total_minor <> (SELECT coalesce(sum(amount_minor), 0) FROM tenders t WHERE t.order_id = o.order_id)
+                 + (SELECT coalesce(sum(total_minor), 0) FROM order_lines l
+                     WHERE l.order_id = o.order_id AND l.substitutes_line IS NOT NULL)""",
     "a return is its lines, and what they say was returned": """
         SELECT return_id FROM returns r
          WHERE refund_minor <> (SELECT sum(refund_minor) FROM return_lines l WHERE l.return_id = r.return_id)

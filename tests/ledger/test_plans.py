@@ -337,7 +337,7 @@ class Trade:
         await self.call("ReceiveAdvanceNotice", receiving.ReceiveAdvanceNoticeRequest(advance_notice_id=notice_id))
 
     async def counts(self) -> None:
-        place, skus = SIZE.assortment(4)
+        place, skus = SIZE.assortment(18)
         for scope in (counting.COUNT_SCOPE_LOCATION, counting.COUNT_SCOPE_COUNT_TASKS):
             await self.maybe("StartCount", counting.StartCountRequest(location_id=place, scope=scope))
         start = counting.StartCountRequest(location_id=place, scope=counting.COUNT_SCOPE_SKUS, skus=skus[:3])

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from google.protobuf.message import Message
@@ -43,6 +44,10 @@ class Acknowledged:
     rpc: str
     request: Message
     answer: Message
+
+
+UNSET = ("", 0, None, False, [], "UNSPECIFIED")
+"""What a field has that a call does not use."""
 
 
 class Calls:
@@ -102,8 +107,11 @@ class Calls:
         request_id = wanted.pop("request_id")
         if rpc == "HandOverFulfillmentOrder":
             wanted["request_id"] = request_id
+        judge = getattr(self.model, snake(rpc))
+        unknown = wanted.keys() - signature(judge).parameters.keys()
+        assert not [name for name in unknown if wanted[name] not in UNSET], f"the model of {rpc} knows no {unknown}"
         try:
-            expected = getattr(self.model, snake(rpc))(given, **wanted)
+            expected = judge(given, **{name: value for name, value in wanted.items() if name not in unknown})
         except Refused as due:
             self.expect_refusal(outcome, due)
             self.refused.append((rpc, request))

@@ -326,8 +326,19 @@ class Model(Shop):
         legal = []
         if work.state != "CANCELLED":
             legal += [STEP_TO[state] for state in WAYS[work.kind][WAYS[work.kind].index(work.state) + 1 :]][:1]
+        # Steps that are not played here are named by refusals all the same.
+        if work.state in ("PICKED", "READY_FOR_PICKUP"):
+            legal += ["UNPICK"]
+        if work.state == "READY_FOR_PICKUP":
+            legal += ["NO_SHOW"]
+        if work.state == "SHIPPED":
+            legal += ["RETURN"]
         if work.state in AT_LOCATION:
-            legal += ["RESET_CODE", "CANCEL"] if work.kind == "PICKUP" else ["CANCEL"]
+            legal += ["REJECT"] if work.state == "READY_FOR_PICKUP" else ["REJECT", "SUBSTITUTE"]
+            legal += ["ARRIVE", "RESET_CODE"] if work.kind == "PICKUP" else []
+            legal += ["MOVE", "CANCEL"]
+        if (work.kind, work.state) == ("SHIP", "PICKED"):
+            legal.insert(0, "PACK")
         if step not in legal:
             raise Refused(
                 "ILLEGAL_TRANSITION",

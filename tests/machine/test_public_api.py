@@ -25,6 +25,24 @@ from onhand.verify import verify
 EXAMPLES = int(os.environ.get("ONHAND_MACHINE_EXAMPLES", "10"))
 STEPS = int(os.environ.get("ONHAND_MACHINE_STEPS", "30"))
 
+TESTS = Path(__file__).parents[1]
+NOT_PLAYED = {
+    "RequestTransfer": "inventory/test_transfers.py",
+    "DispatchRequestedTransfer": "inventory/test_transfers.py",
+    "CancelTransfer": "inventory/test_transfers.py",
+    "CloseTransfer": "inventory/test_transfers.py",
+    "RejectFulfillmentOrder": "orders/test_reject.py",
+    "UnpickFulfillmentOrder": "orders/test_waiting.py",
+    "MarkArrived": "orders/test_waiting.py",
+    "MarkNoShow": "orders/test_waiting.py",
+    "PutAwayFulfillmentOrder": "orders/test_waiting.py",
+    "SubstituteLine": "orders/test_substitute.py",
+    "PackFulfillmentOrder": "orders/test_ship.py",
+    "ReturnUndelivered": "orders/test_ship.py",
+    "ApplyOrderChange": "orders/test_change.py",
+}
+"""Rpcs that the model knows nothing of yet, and what judges them instead. Each is a workflow of the crash matrix too."""
+
 
 @pytest.fixture
 def world(database_dsn: str, redis_url: str, tmp_path: Path) -> Iterator[World]:
@@ -56,5 +74,8 @@ def test_every_rpc_that_changes_something_has_a_rule_that_calls_it_and_a_model_t
     for module in (base, machine, shop_rules):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         named |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    assert set(MUTATIONS) - named == set()
-    assert [rpc for rpc in MUTATIONS if not hasattr(Model, snake(rpc))] == []
+    played = set(MUTATIONS) - NOT_PLAYED.keys()
+    assert played - named == set()
+    assert [rpc for rpc in played if not hasattr(Model, snake(rpc))] == []
+    assert [rpc for rpc in NOT_PLAYED if hasattr(Model, snake(rpc))] == [], "it is played: take it from the list"
+    assert [file for file in NOT_PLAYED.values() if not (TESTS / file).exists()] == []

@@ -12,7 +12,8 @@ OPEN_TASKS = """
 INSERT INTO count_tasks (count_task_id, location_id, sku, reason_code, reference_document)
 SELECT n.count_task_id, n.location_id, n.sku, $4, $5
   FROM unnest($1::uuid[], $2::text[], $3::text[]) AS n (count_task_id, location_id, sku)
- WHERE NOT EXISTS (SELECT FROM count_tasks t WHERE t.location_id = n.location_id AND t.sku = n.sku AND t.state = 'OPEN')"""
+ WHERE (SELECT true FROM count_tasks t WHERE t.location_id = n.location_id AND t.sku = n.sku AND t.state = 'OPEN' LIMIT 1)
+       IS NULL"""
 CLOSE_TASKS = """
 UPDATE count_tasks SET state = 'DONE', closed_time = now() WHERE location_id = $1 AND sku = ANY ($2) AND state = 'OPEN'"""
 

@@ -32,13 +32,15 @@ PAYMENT_SUMS = Rule(
 
 MONEY_KEPT = Rule(
     "money_kept",
-    "What is kept of an order's tenders is what is kept for its lines: what these cost, less what they gave back.",
+    "What the tenders of an order give back is what its lines give back, but for what that paid: substitutes.",
     """
-    SELECT order_id, l.kept_minor AS of_lines_minor, coalesce(t.kept_minor, 0) AS of_tenders_minor
-      FROM (SELECT order_id, sum(total_minor - refunded_minor)::int8 AS kept_minor FROM order_lines GROUP BY 1) AS l
-      LEFT JOIN (SELECT order_id, sum(amount_minor - given_back_minor)::int8 AS kept_minor FROM tenders GROUP BY 1) AS t
+    SELECT order_id, l.refunded_minor, l.substitutes_minor, coalesce(t.given_back_minor, 0) AS given_back_minor
+      FROM (SELECT order_id, sum(refunded_minor)::int8 AS refunded_minor,
+                   coalesce(sum(total_minor) FILTER (WHERE substitutes_line IS NOT NULL), 0)::int8 AS substitutes_minor
+              FROM order_lines GROUP BY 1) AS l
+      LEFT JOIN (SELECT order_id, sum(given_back_minor)::int8 AS given_back_minor FROM tenders GROUP BY 1) AS t
            USING (order_id)
-     WHERE l.kept_minor <> coalesce(t.kept_minor, 0)""",
+     WHERE l.refunded_minor - l.substitutes_minor <> coalesce(t.given_back_minor, 0)""",
 )
 
 # A provider that said no, or did not answer yet, leaves something to be done: the payment shows it as owed.

@@ -96,10 +96,11 @@ UPDATE fulfillment_lines p SET cancelled_quantity = p.cancelled_quantity + n.qua
 
 # One statement, so that wrong codes that come at once are counted one after the other. A right code is not counted. The
 # attempts that were counted since the last reset, PICKUP_CODE_FAILURES_MAX at most, stand one behind the other.
+# IS TRUE, for the index of pickups that wait is not to be read for one of them: while there are few, that looks as cheap.
 COUNT_WRONG_CODE = """
 UPDATE fulfillment_orders SET pickup_code_failures = pickup_code_failures + 1, updated_time = now(),
        pickup_code_attempt = coalesce(pickup_code_attempt, ''::bytea) || $3::bytea
- WHERE fulfillment_order_id = $1 AND kind = 'PICKUP' AND state = 'READY_FOR_PICKUP' AND pickup_code_failures < $4
+ WHERE fulfillment_order_id = $1 AND kind = 'PICKUP' AND (state = 'READY_FOR_PICKUP') IS TRUE AND pickup_code_failures < $4
    AND pickup_code_hash <> sha256(pickup_code_salt || convert_to($2, 'UTF8'))
    AND position($3::bytea in coalesce(pickup_code_attempt, ''::bytea)) = 0
 RETURNING pickup_code_failures"""
