@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onhand.domain.change import Addition, OrderedLine, freed, plan_quantities
-from onhand.domain.errors import CancelExceeded, LineNotToRaise, OrderLineNotFound
+from onhand.domain.errors import CancelExceeded, OrderLineNotFound
 from onhand.domain.order import Cancellation, FulfillmentPart
 from onhand.domain.order import FulfillmentState as S
+from onhand.domain.work_errors import LineNotToRaise
 
 LINES = {1: OrderedLine("milk", 6, 1), 2: OrderedLine("bread", 2, 0)}
 PARTS = [

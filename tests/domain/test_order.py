@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onhand.domain.errors import CancelExceeded, FulfillmentLineExceeded, IllegalTransition, OrderLineNotFound
+from onhand.domain.errors import CancelExceeded, IllegalTransition, OrderLineNotFound
 from onhand.domain.order import (
     CANCELLABLE,
     EMPTY,
@@ -30,6 +30,7 @@ from onhand.domain.order import (
     order_state,
     plan_cancellation,
 )
+from onhand.domain.work_errors import FulfillmentLineExceeded
 
 EVERY_CASE = list(itertools.product(FulfillmentKind, FulfillmentState, Step))
 S = FulfillmentState

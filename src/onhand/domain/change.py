@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from onhand.domain import money
 from onhand.domain.cart import UnitPrice
-from onhand.domain.errors import LineNotToRaise, OrderLineNotFound
+from onhand.domain.errors import OrderLineNotFound
 from onhand.domain.order import Cancellation, FulfillmentPart, FulfillmentState, plan_cancellation
 from onhand.domain.stock import Position
+from onhand.domain.work_errors import LineNotToRaise
 
 RAISABLE = (FulfillmentState.REQUESTED, FulfillmentState.ACCEPTED)
 """States of work to which units may be added: nobody has picked it yet."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
-from onhand.domain.errors import CancelExceeded, FulfillmentLineExceeded, IllegalTransition, OrderLineNotFound
+from onhand.domain.errors import CancelExceeded, IllegalTransition, OrderLineNotFound
+from onhand.domain.work_errors import FulfillmentLineExceeded
 
 
 class FulfillmentKind(Enum):

@@ -13,7 +13,8 @@ from enum import Enum
 from types import MappingProxyType
 from uuid import UUID
 
-from onhand.domain.errors import ShortfallNotToDecide, ShortfallNotToWaitFor
+from onhand.domain.errors import ShortfallNotToDecide
+from onhand.domain.work_errors import ShortfallNotToWaitFor
 
 
 class ShortfallCause(Enum):

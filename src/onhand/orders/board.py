@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from onhand.crash import step
-from onhand.domain.errors import CursorTooOld, LedgerUnavailable, LocationNotFound, Overloaded, Refusal, invalid
+from onhand.domain.errors import LedgerUnavailable, LocationNotFound, Overloaded, Refusal, invalid
+from onhand.domain.work_errors import CursorTooOld
 from onhand.ledger.mutation import Ledger
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import timestamp

@@ -16,17 +16,10 @@ from onhand.domain import change as rules
 from onhand.domain import returns
 from onhand.domain.cart import UnitPrice
 from onhand.domain.change import Addition, OrderedLine, Quantities
-from onhand.domain.errors import (
-    ChangeEmpty,
-    ChangeOutdated,
-    FulfillmentOrderNotFound,
-    OrderNotFound,
-    PriceNotFound,
-    Refusal,
-    invalid,
-)
+from onhand.domain.errors import FulfillmentOrderNotFound, OrderNotFound, PriceNotFound, Refusal, invalid
 from onhand.domain.order import FulfillmentKind, FulfillmentPart
 from onhand.domain.stock import Bucket, Movement, Position
+from onhand.domain.work_errors import ChangeEmpty, ChangeOutdated
 from onhand.ids import parse_id
 from onhand.ledger.claims import ClaimRefused
 from onhand.ledger.mutation import Ledger

@@ -6,8 +6,9 @@ import hashlib
 from uuid import UUID
 
 from onhand.caller import Caller
-from onhand.domain.errors import ActorRequired, PickupCodeLocked, PickupCodeWrong, ProofsMissing, invalid
+from onhand.domain.errors import PickupCodeLocked, PickupCodeWrong, invalid
 from onhand.domain.order import PICKUP_CODE_FAILURES_MAX, PROOFS_MIN, Step
+from onhand.domain.work_errors import ActorRequired, ProofsMissing
 from onhand.ids import parse_id
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction

@@ -8,16 +8,11 @@ from uuid import UUID
 
 from onhand.caller import Caller
 from onhand.domain import order as rules
-from onhand.domain.errors import (
-    ChangeEmpty,
-    FulfillmentNotOffered,
-    LocationExcluded,
-    LocationNotFound,
-    ShipToMissing,
-)
+from onhand.domain.errors import FulfillmentNotOffered, LocationNotFound
 from onhand.domain.order import FulfillmentKind, FulfillmentPart, FulfillmentState, Step
 from onhand.domain.shortage import ShortfallEnd
 from onhand.domain.stock import Bucket, Position
+from onhand.domain.work_errors import ChangeEmpty, LocationExcluded, ShipToMissing
 from onhand.ledger import shortfalls
 from onhand.ledger.claims import ClaimRefused
 from onhand.ledger.transaction import Transaction

@@ -12,17 +12,11 @@ from google.protobuf.json_format import MessageToDict
 from onhand.caller import Caller
 from onhand.crash import step
 from onhand.domain import returns
-from onhand.domain.errors import (
-    FulfillmentNotOffered,
-    LocationExcluded,
-    ResourcingNotOffered,
-    ShipToMissing,
-    ShortfallNotFound,
-    invalid,
-)
+from onhand.domain.errors import FulfillmentNotOffered, ResourcingNotOffered, ShortfallNotFound, invalid
 from onhand.domain.order import INITIAL, FulfillmentKind, FulfillmentState, Step
 from onhand.domain.shortage import ShortfallEnd, ShortfallStep, decide_to_resource
 from onhand.domain.stock import Bucket, Movement
+from onhand.domain.work_errors import LocationExcluded, ShipToMissing
 from onhand.ids import new_id, parse_id
 from onhand.ledger import shortfalls
 from onhand.ledger.claims import ClaimRefused

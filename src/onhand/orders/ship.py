@@ -10,9 +10,10 @@ from uuid import UUID
 from onhand.caller import Caller
 from onhand.crash import step
 from onhand.domain import order as rules
-from onhand.domain.errors import ParcelIncomplete, ParcelNotFound, ParcelNotNamed, invalid
+from onhand.domain.errors import invalid
 from onhand.domain.order import Step
 from onhand.domain.stock import Bucket
+from onhand.domain.work_errors import ParcelIncomplete, ParcelNotFound, ParcelNotNamed
 from onhand.ids import new_id, parse_id
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction

@@ -11,10 +11,11 @@ from onhand.crash import step
 from onhand.domain import money
 from onhand.domain import order as rules
 from onhand.domain.cart import UnitPrice
-from onhand.domain.errors import FulfillmentOrderNotFound, OrderLineNotFound, PriceNotFound, SubstituteSame
+from onhand.domain.errors import FulfillmentOrderNotFound, OrderLineNotFound, PriceNotFound
 from onhand.domain.order import RejectReason, Step
 from onhand.domain.shortage import ShortfallEnd
 from onhand.domain.stock import Bucket, Movement
+from onhand.domain.work_errors import SubstituteSame
 from onhand.ids import parse_id
 from onhand.ledger import shortfalls
 from onhand.ledger.mutation import Ledger

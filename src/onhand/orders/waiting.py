@@ -10,10 +10,11 @@ from uuid import UUID
 
 from onhand.caller import Caller
 from onhand.crash import step
-from onhand.domain.errors import FulfillmentLineExceeded, IllegalTransition, PickupStillHeld, invalid
+from onhand.domain.errors import IllegalTransition, invalid
 from onhand.domain.order import Step
 from onhand.domain.shortage import ShortfallEnd
 from onhand.domain.stock import Bucket, Movement
+from onhand.domain.work_errors import FulfillmentLineExceeded, PickupStillHeld
 from onhand.ids import new_id, parse_id
 from onhand.ledger import shortfalls
 from onhand.ledger.mutation import Ledger
