@@ -5,23 +5,20 @@ newest under /usr/lib/postgresql), or the DSN of a server in which databases may
 ONHAND_TEST_REDIS: `valkey` (default), the name or path of a redis-server, or the URL of a server that may be emptied.
 """
 
-import asyncio
 import contextlib
-import itertools
 import os
 import shutil
 import tempfile
-import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-import asyncpg
 import hypothesis
 import pytest
 import redis
 
+from databases import Databases, database, execute, in_thread
 from onhand.dev.postgres import EmbeddedPostgres, has_tls
 from onhand.dev.valkey import EmbeddedValkey
 from onhand.ledger.claims import Settlement
@@ -31,8 +28,6 @@ from onhand.postgres import Database
 # No test asserts a duration, those of Hypothesis neither.
 hypothesis.settings.register_profile("onhand", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("onhand")
-
-_database_numbers = itertools.count(1)
 
 
 @pytest.fixture
@@ -59,41 +54,38 @@ def postgres_dsn_of() -> Iterator[Callable[[str], str]]:
 
 
 @pytest.fixture(scope="session")
-def template_database(postgres_dsn_of: Callable[[str], str]) -> Iterator[str]:
-    """The name of a migrated database that others are copied from."""
+def databases(postgres_dsn_of: Callable[[str], str]) -> Iterator[Databases]:
+    """Copies of a migrated database."""
     from onhand.ledger.migrate import migrate
 
-    name = f"onhand_test_template_{os.getpid()}"
-    _execute(postgres_dsn_of("postgres"), f"CREATE DATABASE {name}")
-    try:
-        _in_thread(lambda: migrate(postgres_dsn_of(name)))
+    with database(postgres_dsn_of, f"onhand_test_template_{os.getpid()}", template="template0") as dsn:
+        in_thread(lambda: migrate(dsn))
         # A template is copied only while nobody is connected to it.
-        _execute(postgres_dsn_of("postgres"), f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        yield name
-    finally:
-        _execute(postgres_dsn_of("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
+        name = f"onhand_test_template_{os.getpid()}"
+        execute(postgres_dsn_of("postgres"), f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        databases = Databases(postgres_dsn_of, name)
+        yield databases
+        databases.close()
 
 
 @pytest.fixture
 def empty_database_dsn(postgres_dsn_of: Callable[[str], str]) -> Iterator[str]:
     """A new database without any table."""
-    with _database(postgres_dsn_of, template="template0") as dsn:
+    with database(postgres_dsn_of, f"onhand_test_{os.getpid()}_empty", template="template0") as dsn:
         yield dsn
 
 
 @pytest.fixture
-def database_dsn(postgres_dsn_of: Callable[[str], str], template_database: str) -> Iterator[str]:
-    """A new database at the newest revision, for this test alone."""
-    with _database(postgres_dsn_of, template=template_database) as dsn:
+def database_dsn(databases: Databases) -> Iterator[str]:
+    """A database at the newest revision, as the migrations leave it, for this test alone."""
+    with databases.lent() as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="session")
-def new_database(
-    postgres_dsn_of: Callable[[str], str], template_database: str
-) -> Callable[[], contextlib.AbstractContextManager[str]]:
+def new_database(databases: Databases) -> Callable[[], contextlib.AbstractContextManager[str]]:
     """Makes a database at the newest revision that several tests share; its DSN."""
-    return lambda: _database(postgres_dsn_of, template=template_database)
+    return databases.new
 
 
 @pytest.fixture
@@ -222,44 +214,5 @@ def _scratch_dir() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _database(dsn_of: Callable[[str], str], *, template: str) -> Iterator[str]:
-    name = f"onhand_test_{os.getpid()}_{next(_database_numbers)}"
-    # Copied as files: these servers do not wait for their disk, and writing all of it to the log first takes twice as long.
-    _execute(dsn_of("postgres"), f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
-    try:
-        yield dsn_of(name)
-    finally:
-        _execute(dsn_of("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
-
-
 def _with_database(dsn: str, database: str) -> str:
     return urlunsplit(urlsplit(dsn)._replace(path=f"/{database}"))
-
-
-def _execute(dsn: str, statement: str) -> None:
-    async def execute() -> None:
-        connection = await asyncpg.connect(dsn)
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    _in_thread(lambda: asyncio.run(execute()))
-
-
-def _in_thread(work: Callable[[], None]) -> None:
-    """Run what makes an event loop of its own, away from the loop that an asynchronous test has in this thread."""
-    failure: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=target)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]

@@ -4,40 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
-import asyncpg
 import pytest
 
 from reservations.stand import Stand
 
 
 @pytest.fixture(scope="session")
-def shared_dsn(postgres_dsn_of: Callable[[str], str], template_database: str) -> Iterator[str]:
+def shared_dsn(new_database: Callable[[], AbstractContextManager[str]]) -> Iterator[str]:
     """One database for all tests here, emptied by each stand: a new one for each would take longer than the tests."""
-    name = f"onhand_test_reservations_{os.getpid()}"
-    _execute(postgres_dsn_of("postgres"), f"CREATE DATABASE {name} TEMPLATE {template_database}")
-    try:
-        yield postgres_dsn_of(name)
-    finally:
-        _execute(postgres_dsn_of("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _execute(dsn: str, statement: str) -> None:
-    async def execute() -> None:
-        connection = await asyncpg.connect(dsn)
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    # In a thread, for asyncio.run takes the loop away that a test has in this one.
-    thread = threading.Thread(target=lambda: asyncio.run(execute()))
-    thread.start()
-    thread.join()
+    with new_database() as dsn:
+        yield dsn
 
 
 @pytest.fixture(scope="session")
