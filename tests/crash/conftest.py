@@ -7,9 +7,13 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from crash.matrix import Hit, Matrix, Scenario
 from crash.process import observed
 from crash.stage import Stage
 from onhand.reservations import rebuild, reconcile
+
+CRASH_MATRIX = "crash_matrix"
+"""The property of a test whose sum is told at the end of the session (tests/conftest.py)."""
 
 
 @pytest.fixture(scope="package")
@@ -44,3 +48,17 @@ async def stage(
             yield stage
         finally:
             await stage.close()
+
+
+@pytest.fixture
+def hit(stage: Stage, record_property: Callable[[str, object], None]) -> Hit:
+    """Runs a scenario with every fault at every point, and fails with what was broken."""
+
+    async def hit(scenario: Scenario) -> None:
+        report = await Matrix(stage).run(scenario)
+        record_property(CRASH_MATRIX, [scenario.workflow, report.points, report.states, report.cuts, report.stalls])
+        if report.failures:
+            shown = "\n".join(failure[:1500] for failure in report.failures[:20])
+            pytest.fail(f"{len(report.failures)} failures:\n{shown}", pytrace=False)
+
+    return hit

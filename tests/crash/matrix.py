@@ -51,6 +51,10 @@ class Scenario:
         return f"{self.workflow}: {self.how}"
 
 
+Hit = Callable[[Scenario], Awaitable[None]]
+"""Runs one with every fault at every point."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A fault at a point, and what happens first then."""

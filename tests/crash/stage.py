@@ -6,7 +6,7 @@ import json
 import re
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ from onhand.redis import GateConnections
 from onhand.reservations.gate import LIBRARY, Gate
 from shop import DEPOT, NORTH, SOUTH, Shop
 
+Mark = tuple[int, int]
+"""How many rows a table has, and the sum of the transactions that wrote them: the same, so nobody wrote in between."""
 LOCATIONS = (NORTH, SOUTH, DEPOT)
 PROCESS_CONNECTIONS_MAX = 12
 
@@ -65,6 +67,7 @@ class Stage:
 
     def __init__(self, dsn: str, url: str, kept: dict[str, dict[bytes, bytes]]) -> None:
         self.dsn, self.url, self._kept = dsn, url, kept
+        self._marks: dict[str, dict[str, Mark]] = {}
 
     async def open(self) -> None:
         """Connects, empties both, and makes copies of the tables."""
@@ -82,6 +85,11 @@ class Stage:
             " UNION ALL ".join(f"SELECT '{t}' AS name, to_jsonb(t)::text AS row FROM {t} t" for t in self._tables)
         )
         self._ledger = await self.keeper.prepare(LEDGER)
+        self._marked = await self.keeper.prepare(
+            " UNION ALL ".join(
+                f"SELECT '{t}', count(*), coalesce(sum(xmin::text::int8), 0) FROM {t}" for t in self._tables
+            )
+        )
         if "base" not in self._kept:
             await self.furnish()
             await self.keep("base")
@@ -112,14 +120,21 @@ class Stage:
         await self.keeper.execute(f"CREATE SCHEMA IF NOT EXISTS {name}")
         for table in self._tables:
             await self.keeper.execute(f"CREATE TABLE IF NOT EXISTS {name}.{table} (LIKE {table})")
-        await self._copy("public", name)
+        await self._copy("public", name, self._tables)
+        self._marks[name] = await self._marks_now()
         GATEWAY.keep(name)
         keys = await self.redis.keys()
         self._kept[name] = {key: await self.redis.dump(key) for key in keys}
 
     async def set_back(self, name: str) -> None:
         """Makes everything as it was then."""
-        await self._copy(name, "public")
+        marks, now = self._marks.setdefault(name, {}), await self._marks_now()
+        changed = [table for table in self._tables if now[table] != marks.get(table)]
+        xid = await self._copy(name, "public", changed)
+        for table in changed:
+            if table not in marks:
+                marks[table] = await self.keeper.fetchval(f"SELECT count(*) FROM {name}.{table}"), 0
+            marks[table] = marks[table][0], marks[table][0] * xid
         GATEWAY.set_back(name)
         async with self.redis.pipeline(transaction=False) as pipeline:
             pipeline.flushall()
@@ -127,16 +142,23 @@ class Stage:
                 pipeline.restore(key, 0, value)
             await pipeline.execute()
 
-    async def _copy(self, source: str, target: str) -> None:
-        delete = ", ".join(f"d{n} AS (DELETE FROM {target}.{t})" for n, t in enumerate(self._tables))
+    async def _copy(self, source: str, target: str, tables: Collection[str]) -> int:
+        """Makes tables in one schema as they are in another; the id of the transaction that did."""
+        delete = ", ".join(f"d{n} AS (DELETE FROM {target}.{t})" for n, t in enumerate(tables))
         insert = ", ".join(
-            f"i{n} AS (INSERT INTO {target}.{t} ({', '.join(columns)}) OVERRIDING SYSTEM VALUE"
-            f" SELECT {', '.join(columns)} FROM {source}.{t})"
-            for n, (t, columns) in enumerate(self._tables.items())
+            f"i{n} AS (INSERT INTO {target}.{t} ({', '.join(self._tables[t])}) OVERRIDING SYSTEM VALUE"
+            f" SELECT {', '.join(self._tables[t])} FROM {source}.{t})"
+            for n, t in enumerate(tables)
         )
+        if not tables:
+            return 0
         async with self.keeper.transaction():
             await self.keeper.fetch(f"WITH {delete} SELECT 1")
-            await self.keeper.fetch(f"WITH {insert} SELECT 1")
+            xid: int = await self.keeper.fetchval(f"WITH {insert} SELECT pg_current_xact_id()::text::int8")
+        return xid
+
+    async def _marks_now(self) -> dict[str, Mark]:
+        return {table: (count, int(xids)) for table, count, xids in await self._marked.fetch()}
 
     async def pass_deadline(self, reservation_id: str) -> None:
         """The time of a reservation is over: in the ledger, and in the gate's hint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import ModuleType
 
 from google.protobuf.message import Message
 
@@ -36,6 +37,11 @@ def scenario(
         return prepare
 
     return add
+
+
+def scenarios_of(module: ModuleType) -> list[Scenario]:
+    """Those that a module declares."""
+    return [each for each in SCENARIOS if each.prepare.__module__ == module.__name__]
 
 
 def basket(lines: Mapping[str, int]) -> list[types_pb2.BasketLine]:

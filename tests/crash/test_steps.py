@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
@@ -43,6 +44,14 @@ async def test_every_mutating_rpc_and_every_loop_is_a_workflow_of_the_matrix(sta
     assert len(mutating) >= 33
     looped = {name for name, _, _ in (await stage.process()).app.loops()}
     assert {scenario.workflow for scenario in SCENARIOS} == mutating | looped | {"rebuild"}
+
+
+def test_the_scenarios_of_each_file_are_run() -> None:
+    """Each has a test of its own, so that several processes share them."""
+    declared = {scenario.prepare.__module__.removeprefix("crash.") for scenario in SCENARIOS}
+    assert declared == {
+        path.stem.removeprefix("test_matrix_") for path in Path(__file__).parent.glob("test_matrix_*.py")
+    }
 
 
 def test_a_scenario_is_named_once() -> None:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 UNANSWERED_MAX = 1000
 """Reservations of one stream that may be under way; the next message is read when some are answered."""
 
+VALIDATOR = Validator([v1.ReserveRequest, v1.ReserveStreamRequest])
+
 Reserve = Callable[[v1.ReserveRequest, Caller], asyncio.Future[v1.ReserveResponse]]
 """Begins a reservation that comes to its end by itself."""
 
@@ -34,7 +36,7 @@ class Gateway:
 
     def __init__(self, reserve: Reserve) -> None:
         self._reserve = reserve
-        self._check = Validator([v1.ReserveRequest, v1.ReserveStreamRequest]).check
+        self._check = VALIDATOR.check
 
     async def batch_reserve(self, request: v1.BatchReserveRequest, caller: Caller) -> v1.BatchReserveResponse:
         """Reserves baskets, each by itself."""

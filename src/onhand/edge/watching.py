@@ -14,6 +14,8 @@ from onhand.edge.method import Calls
 from onhand.edge.validation import Validator
 from onhand.v1 import order_pb2 as pb
 
+VALIDATOR = Validator([pb.WatchFulfillmentOrdersRequest])
+
 Watch = Callable[[str, str], AsyncGenerator[pb.WatchFulfillmentOrdersResponse, None]]
 """(location_id, cursor): an asynchronous generator."""
 
@@ -23,7 +25,7 @@ class Watching:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._check = Validator([pb.WatchFulfillmentOrdersRequest]).check
+        self._check = VALIDATOR.check
 
     async def watch_fulfillment_orders(
         self,

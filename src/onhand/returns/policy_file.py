@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,18 @@ def policy_of(environment: Mapping[str, str] = os.environ) -> ReturnPolicy:
 def load_policy(path: Path | None = None) -> ReturnPolicy:
     """The policy of a file, or onhand's own. Raises ReturnPolicyError."""
     if path is None:
-        return parse_policy(files(__package__).joinpath("standard.toml").read_text(encoding="utf-8"), "standard.toml")
+        return _standard()
     try:
         return parse_policy(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
         raise ReturnPolicyError(f"{path}: is no UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:
         raise ReturnPolicyError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+@cache
+def _standard() -> ReturnPolicy:
+    return parse_policy(files(__package__).joinpath("standard.toml").read_text(encoding="utf-8"), "standard.toml")
 
 
 def parse_policy(text: str, file: str) -> ReturnPolicy:

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ TOP = ("name", "parcels_max", "costs", "rules")
 def load_policy(path: Path | None = None) -> Policy:
     """The policy of a file, or onhand's own. Raises PolicyFileError."""
     if path is None:
-        return parse_policy(files(__package__).joinpath("standard.toml").read_text(encoding="utf-8"), "standard.toml")
+        return _standard()
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -150,6 +151,11 @@ def load_policy(path: Path | None = None) -> Policy:
     except OSError as error:
         raise PolicyFileError(f"{path}: cannot be read: {error.strerror}") from error
     return parse_policy(text, str(path))
+
+
+@cache
+def _standard() -> Policy:
+    return parse_policy(files(__package__).joinpath("standard.toml").read_text(encoding="utf-8"), "standard.toml")
 
 
 def parse_policy(text: str, file: str) -> Policy:
