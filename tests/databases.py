@@ -12,16 +12,13 @@ from typing import Any
 
 import asyncpg
 
+from snapshot import Rows
+
 KEPT_BYTES_MAX = 64 * 2**20
 """One that has grown beyond it is dropped: emptying it would take longer than a new one."""
 END_MILLISECONDS_MAX = 10_000
 """How long a connection that a test left behind may take to end."""
 
-TABLES = """
-SELECT quote_ident(relname) FROM pg_class
- WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"""
-SEQUENCES = """
-SELECT format('setval(%L, %s, false)', quote_ident(sequencename), start_value) FROM pg_sequences WHERE schemaname = 'public'"""
 # Each change of a definition makes a new row in the catalogue. ANALYZE and VACUUM do not: they change theirs in place.
 DEFINITIONS = """
 SELECT array[(SELECT (count(*), sum(xmin::text::int8))::text FROM pg_class WHERE relnamespace = 'public'::regnamespace),
@@ -87,16 +84,7 @@ class _Database:
     async def _remember(self) -> None:
         connection = await asyncpg.connect(self.dsn)
         try:
-            tables = [row[0] for row in await connection.fetch(TABLES)]
-            self._filled = " UNION ALL ".join(
-                f"SELECT '{table}' WHERE (SELECT true FROM {table} LIMIT 1)" for table in tables
-            )
-            self._sequences = "SELECT " + ", ".join(row[0] for row in await connection.fetch(SEQUENCES))
-            # What migrations write themselves: a few rows.
-            self._rows = {
-                table: await connection.fetchval(f"SELECT jsonb_agg(t)::text FROM {table} t")
-                for table in [row[0] for row in await connection.fetch(self._filled)]
-            }
+            self._rows = await Rows.read(connection)
             self._definitions = await connection.fetchval(DEFINITIONS)
         finally:
             await connection.close()
@@ -113,16 +101,7 @@ class _Database:
             size = await connection.fetchval("SELECT pg_database_size(current_database())")
             if size > KEPT_BYTES_MAX or await connection.fetchval(DEFINITIONS) != self._definitions:
                 return False
-            async with connection.transaction():
-                await connection.execute("SET LOCAL session_replication_role = replica")  # past triggers and references
-                for (table,) in await connection.fetch(self._filled):
-                    await connection.execute(f"DELETE FROM {table}")
-                for table, rows in self._rows.items():
-                    await connection.execute(
-                        f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM jsonb_populate_recordset(NULL::{table}, $1)",
-                        rows,
-                    )
-                await connection.execute(self._sequences)
+            await self._rows.write(connection)
             return True
         finally:
             await connection.close()

@@ -23,6 +23,7 @@ from onhand.orders import Orders
 from onhand.v1 import cart_pb2, catalog_pb2, inventory_pb2, types_pb2
 from onhand.v1 import order_pb2 as pb
 from shelf import add_product, request_id, set_price
+from snapshot import built
 
 Handler = TypeVar("Handler")
 
@@ -397,13 +398,22 @@ def is_uuid(text: str) -> bool:
     return str(UUID(text)) == text
 
 
+async def furnish(dsn: str, redis_url: str) -> None:
+    """Opens a shop in an empty ledger."""
+    app = await App.open(dsn, redis_url)
+    try:
+        await Shop(app).open()
+    finally:
+        await app.close()
+
+
 @asynccontextmanager
 async def open_shop(dsn: str, redis_url: str, providers: Any = None) -> AsyncIterator[Shop]:
     """A shop of one test, audited at its end."""
+    await built("shop", dsn, redis_url, furnish)
     app = await App.open(dsn, redis_url, providers)
     shop = Shop(app)
     try:
-        await shop.open()
         yield shop
         await shop.audit()
     finally:

@@ -29,6 +29,7 @@ from onhand.v1 import order_pb2 as pb
 from onhand.verify import GATE_NAME, SCHEMA_NAME, Report, verify
 from shelf import add_product, request_id
 from shop import BREAD, CALLER, DEPOT, FUEL, MILK, NORTH, SOUTH, Shop, dollars, fulfillment_of
+from snapshot import built
 
 RULE_NAMES = {rule.name for rule in invariants.RULES}
 
@@ -72,7 +73,16 @@ class Day:
 async def day(database_dsn: str, redis_url: str) -> AsyncIterator[Day]:
     """One order picked up and returned in part, one shipped, one open and cancelled in part, one from a cart, three sales (one
     of them of units that were promised, one of a product that nobody received), reservations, transfers, counts."""
+    ids = await built("day", database_dsn, redis_url, _play)
     app = await App.open(database_dsn, redis_url)
+    try:
+        yield Day(Shop(app), database_dsn, redis_url, ids)
+    finally:
+        await app.close()
+
+
+async def _play(dsn: str, redis_url: str) -> dict[str, str]:
+    app = await App.open(dsn, redis_url)
     shop = Shop(app)
     try:
         await shop.open()
@@ -80,7 +90,7 @@ async def day(database_dsn: str, redis_url: str) -> AsyncIterator[Day]:
         await app.relay.close()  # claims are forgotten behind the answers
         for location_id in (NORTH, SOUTH, DEPOT):
             await app.rebuilder.rebuild(location_id)
-        yield Day(shop, database_dsn, redis_url, ids)
+        return ids
     finally:
         await app.close()
 

@@ -1,0 +1,101 @@
+"""What is in a ledger and a gate, taken and put back: a test begins with what another had to build."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import redis.asyncio
+
+from onhand.postgres import asyncpg_dsn
+
+TABLES = """
+SELECT quote_ident(relname) FROM pg_class
+ WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"""
+SEQUENCES = """
+SELECT quote_ident(sequencename), coalesce(last_value, start_value), last_value IS NOT NULL FROM pg_sequences
+ WHERE schemaname = 'public'"""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All that the tables of a database have."""
+
+    tables: tuple[str, ...]
+    rows: str
+    """A JSON object of the rows by table, of those that have any."""
+    filled: tuple[str, ...]
+    sequences: str
+    """A statement that sets them."""
+
+    @classmethod
+    async def read(cls, connection: Any) -> Rows:
+        """Reads them."""
+        tables = [row[0] for row in await connection.fetch(TABLES)]
+        filled = await _filled(connection, tables)
+        parts = ", ".join(f"'{t}', (SELECT jsonb_agg(t) FROM {t} t)" for t in filled)
+        rows = await connection.fetchval(f"SELECT jsonb_build_object({parts})::text")
+        sequences = ", ".join(
+            f"setval('{n}', {last}, {is_called})" for n, last, is_called in await connection.fetch(SEQUENCES)
+        )
+        return cls(tuple(tables), rows, tuple(filled), f"SELECT {sequences}")
+
+    async def write(self, connection: Any) -> None:
+        """Makes the same tables have them, and nothing else."""
+        async with connection.transaction():
+            await connection.execute("SET LOCAL session_replication_role = replica")  # past triggers and references
+            if found := await _filled(connection, self.tables):
+                await connection.execute("; ".join(f"DELETE FROM {table}" for table in found))
+            inserts = ", ".join(
+                f"i{n} AS (INSERT INTO {t} OVERRIDING SYSTEM VALUE SELECT * FROM jsonb_populate_recordset(NULL::{t}, $1::jsonb -> '{t}'))"
+                for n, t in enumerate(self.filled)
+            )
+            await connection.execute(f"WITH {inserts} SELECT $1::jsonb", self.rows)
+            await connection.execute(self.sequences)
+
+
+async def _filled(connection: Any, tables: Any) -> list[str]:
+    parts = " UNION ALL ".join(f"SELECT '{table}' WHERE (SELECT true FROM {table} LIMIT 1)" for table in tables)
+    return [row[0] for row in await connection.fetch(parts)]
+
+
+@dataclass(frozen=True)
+class _Built:
+    rows: Rows
+    keys: dict[bytes, bytes]
+    value: Any
+
+
+_BUILT: dict[tuple[str, str], _Built] = {}
+
+
+async def built(name: str, dsn: str, redis_url: str, build: Callable[[str, str], Awaitable[Any]]) -> Any:
+    """Builds something in an empty ledger and gate, or puts back what it came to before; what `build` returned.
+
+    A gate's data is worth nothing to another server, or to the same one once it was started again: then it is built anew.
+    """
+    async with redis.asyncio.Redis.from_url(redis_url) as gate:
+        key = name, (await gate.info("server"))["run_id"]
+        kept = _BUILT.get(key)
+        if kept is None:
+            value = await build(dsn, redis_url)
+            connection: Any = await asyncpg.connect(asyncpg_dsn(dsn))
+            try:
+                rows = await Rows.read(connection)
+            finally:
+                await connection.close()
+            keys = {each: await gate.dump(each) for each in await gate.keys()}
+            _BUILT[key] = _Built(rows, keys, value)
+            return value
+        connection = await asyncpg.connect(asyncpg_dsn(dsn))
+        try:
+            await kept.rows.write(connection)
+        finally:
+            await connection.close()
+        async with gate.pipeline(transaction=False) as pipeline:
+            for each, content in kept.keys.items():
+                pipeline.restore(each, 0, content)
+            await pipeline.execute()
+        return kept.value
