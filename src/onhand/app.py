@@ -130,7 +130,7 @@ class App:
             "onhand.v1.CatalogService": (Catalog(self.ledger),),
             "onhand.v1.CartService": (Carts(self.ledger),),
             "onhand.v1.OrderService": (
-                Orders(self.ledger, self.decreases, checkouts, return_policy),
+                Orders(self.ledger, self.decreases, checkouts, self.sourcing, return_policy),
                 Watching(self.board.watch),
             ),
             "onhand.v1.PaymentService": (Payments(self.ledger), Webhooks(self.ledger, providers)),

@@ -322,6 +322,13 @@ async def _(stage: Stage, shop: Shop) -> Message:
     return resource((await rejected(shop)).shortfall_id)
 
 
+@scenario("DecideShortfall", "whom the policy chooses brings it")
+async def _(stage: Stage, shop: Shop) -> Message:
+    request = resource((await rejected(shop)).shortfall_id)
+    request.ClearField("location_id")
+    return request
+
+
 @scenario("DecideShortfall", "another location would bring it, and has it promised", refusal="INSUFFICIENT_STOCK")
 async def _(stage: Stage, shop: Shop) -> Message:
     short = await rejected(shop)

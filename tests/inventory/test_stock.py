@@ -25,6 +25,7 @@ from api import (
     refused,
     request_id,
 )
+from onhand.domain.sourcing import Policy
 from onhand.v1 import inventory_pb2 as pb
 from onhand.v1 import order_pb2, types_pb2
 
@@ -270,10 +271,10 @@ async def test_a_count_below_what_is_promised_is_recorded_and_the_broken_promise
     decision = order_pb2.DecideShortfallRequest(
         request_id=request_id(), shortfall_id=short.shortfall_id, decision=order_pb2.SHORTFALL_DECISION_RESOURCE
     )
-    reason = "RESOURCING_NOT_OFFERED"
-    await refused(
-        api.orders.DecideShortfall(decision), Code.FAILED_PRECONDITION, reason, shortfall_id=short.shortfall_id
-    )
+    values = {"shortfall_id": short.shortfall_id, "sku": MILK, "quantity": "2", "policy": "nobody"}
+    api.app.sourcing.policy = Policy(name="nobody", rules=())
+    call = api.orders.DecideShortfall(decision)
+    await refused(call, Code.FAILED_PRECONDITION, "RESOURCING_NOT_OFFERED", **values)
     decision.ClearField("decision")
     await invalid(api.orders.DecideShortfall(decision), "decision")
     reserved = await api.inventory.ListShortReservations(pb.ListShortReservationsRequest())

@@ -486,12 +486,12 @@ class Trade:
         of_short = {"shortfall_id": short.shortfall_id}
         request = orders.ListShortfallAlternativesRequest(**of_short)
         offered = (await self.call("ListShortfallAlternatives", request)).alternatives
+        assert offered
         await self.call(
             "DecideShortfall",
             orders.DecideShortfallRequest(
                 **of_short,
                 decision=orders.SHORTFALL_DECISION_RESOURCE,
-                location_id=offered[0].location_id,
                 kind=orders.FULFILLMENT_KIND_SHIP,
                 ship_to=ADDRESS,
             ),

@@ -415,13 +415,15 @@ class Model(Shop):
         return {"pickup_code": {"fulfillment_order_id": fulfillment_order_id, "location_id": work.place}}
 
     # ------------------------------------------------------------------------------------------------ orders: giving back
-    def decide_shortfall(self, given: Any, shortfall_id: str, decision: str) -> Fields:
-        """What was counted and is not there is waited for; another location cannot take it over yet."""
+    def decide_shortfall(self, given: Any, shortfall_id: str, decision: str, location_id: str) -> Fields:
+        """What was counted and is not there is waited for; the location that lacks it is not asked to take it over."""
         found = [s for s in self.shortfalls if s.shortfall_id == shortfall_id]
         if not found:
             raise Refused("SHORTFALL_NOT_FOUND", shortfall_id=shortfall_id)
         if decision == "RESOURCE":
-            raise Refused("RESOURCING_NOT_OFFERED", shortfall_id=shortfall_id)
+            if not found[0].left:
+                raise Refused("SHORTFALL_NOT_TO_DECIDE", shortfall_id=shortfall_id, next_step=found[0].next_step)
+            raise Refused("LOCATION_EXCLUDED", fulfillment_order_id=found[0].work_id, location_id=location_id)
         if found[0].next_step != "CHOOSE":
             raise Refused("SHORTFALL_NOT_TO_DECIDE", shortfall_id=shortfall_id, next_step=found[0].next_step)
         found[0].next_step = "WAIT"

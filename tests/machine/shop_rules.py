@@ -279,7 +279,8 @@ class Orders(Base):
             which %= len(short)
             shortfall_id = short[which].shortfall_id = listed[which].shortfall_id
         chosen = pb.ShortfallDecision.Value(f"SHORTFALL_DECISION_{decision}")
-        self.call(n, "DecideShortfall", shortfall_id=shortfall_id, decision=chosen)
+        named = self.place(place) if decision == "RESOURCE" else ""
+        self.call(n, "DecideShortfall", shortfall_id=shortfall_id, decision=chosen, location_id=named)
 
     @rule(n=servers, place=places, sku=skus, sold=quantities)
     def sell_what_is_promised(self, n: int, place: str, sku: str, sold: int) -> None:

@@ -260,7 +260,6 @@ async def test_a_take_over_needs_units_that_may_be_promised(shop: Shop) -> None:
     await shop.reserve({SOUTH: {MILK: 7}})
     assert (await refused(resource(shop, short.shortfall_id, SOUTH))).reason == "INSUFFICIENT_STOCK"
     assert (await refused(resource(shop, short.shortfall_id, "nowhere"))).reason == "LOCATION_NOT_FOUND"
-    assert (await refused(resource(shop, short.shortfall_id, ""))).reason == "RESOURCING_NOT_OFFERED"
     assert (await refused(resource(shop, work, SOUTH))).reason == "SHORTFALL_NOT_FOUND"
     update = inventory_pb2.UpdateLocationRequest(request_id=request_id())
     update.location.location_id, update.location.offers_pickup = DEPOT, False

@@ -421,14 +421,10 @@ async def test_who_waits_is_served_by_what_comes_in(shop: Shop) -> None:
     ]
 
 
-async def test_another_location_takes_over_only_where_it_is_named(shop: Shop) -> None:
+async def test_only_shortfalls_that_are_known_are_decided(shop: Shop) -> None:
     order = await pickup(shop, 10)
     await shop.count(NORTH, {MILK: 8})
     (short,) = await shorts(shop, order)
-    assert await told(decide(shop, short.shortfall_id, pb.SHORTFALL_DECISION_RESOURCE)) == (
-        "RESOURCING_NOT_OFFERED",
-        {"shortfall_id": short.shortfall_id},
-    )
     unknown = order.order_id
     for decision in (pb.SHORTFALL_DECISION_RESOURCE, pb.SHORTFALL_DECISION_WAIT):
         assert (await refused(decide(shop, unknown, decision))).reason == "SHORTFALL_NOT_FOUND"

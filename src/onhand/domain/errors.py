@@ -568,16 +568,6 @@ class ShortfallNotToDecide(Refusal):
 
 
 @dataclass(eq=False)
-class ResourcingNotOffered(Refusal):
-    """Nobody said which location takes over what is short."""
-
-    shortfall_id: str
-    reason = "RESOURCING_NOT_OFFERED"
-    kind = Kind.PRECONDITION
-    message = "no location is chosen to take over shortfall {shortfall_id}: give location_id (ListShortfallAlternatives), or WAIT"
-
-
-@dataclass(eq=False)
 class ReservationOfAnotherCustomer(Refusal):
     """A reservation was made for another customer."""
 

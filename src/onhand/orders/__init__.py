@@ -25,12 +25,20 @@ from onhand.orders.checkouts import Checkouts
 from onhand.orders.placing import Placing
 from onhand.orders.selling import Selling
 from onhand.reservations.decrease import Decreases
+from onhand.sourcing import Sourcing
 
 
 class Orders:
     """OrderService: a handler for each rpc, of its name."""
 
-    def __init__(self, ledger: Ledger, decreases: Decreases, checkouts: Checkouts, return_policy: ReturnPolicy) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        decreases: Decreases,
+        checkouts: Checkouts,
+        sourcing: Sourcing,
+        return_policy: ReturnPolicy,
+    ) -> None:
         self.place_order = Placing(ledger, checkouts).place_order
         self.sell = Selling(ledger, decreases).sell
         self.get_order = partial(queries.get_order, ledger)
@@ -53,7 +61,7 @@ class Orders:
         self.ship_fulfillment_order = partial(ship.ship_fulfillment_order, ledger)
         self.deliver_fulfillment_order = partial(ship.deliver_fulfillment_order, ledger)
         self.list_shortfalls = partial(shortfalls.list_shortfalls, ledger)
-        self.decide_shortfall = partial(decide.decide_shortfall, ledger, decreases)
+        self.decide_shortfall = partial(decide.decide_shortfall, ledger, decreases, sourcing)
         self.list_shortfall_alternatives = partial(resource.list_shortfall_alternatives, ledger)
         self.reject_fulfillment_order = partial(reject.reject_fulfillment_order, ledger)
         self.list_fulfillment_orders = partial(queries.list_fulfillment_orders, ledger)

@@ -8,15 +8,16 @@ from onhand.ledger.mutation import Ledger
 from onhand.orders.resource import resource_shortfall
 from onhand.orders.shortfalls import wait_for_shortfall
 from onhand.reservations.decrease import Decreases
+from onhand.sourcing import Sourcing
 from onhand.v1 import order_pb2 as pb
 
 
 async def decide_shortfall(
-    ledger: Ledger, decreases: Decreases, request: pb.DecideShortfallRequest, caller: Caller
+    ledger: Ledger, decreases: Decreases, sourcing: Sourcing, request: pb.DecideShortfallRequest, caller: Caller
 ) -> pb.DecideShortfallResponse:
     """OrderService.DecideShortfall."""
     if request.decision == pb.SHORTFALL_DECISION_WAIT:
         return await wait_for_shortfall(ledger, request, caller)
     if request.decision == pb.SHORTFALL_DECISION_RESOURCE:
-        return await resource_shortfall(ledger, decreases, request, caller)
+        return await resource_shortfall(ledger, decreases, sourcing, request, caller)
     raise invalid("decision", "must be WAIT or RESOURCE")

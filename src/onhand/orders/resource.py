@@ -12,9 +12,17 @@ from google.protobuf.json_format import MessageToDict
 from onhand.caller import Caller
 from onhand.crash import step
 from onhand.domain import returns
-from onhand.domain.errors import FulfillmentNotOffered, ResourcingNotOffered, ShortfallNotFound, invalid
+from onhand.domain.errors import (
+    FulfillmentNotOffered,
+    InsufficientStock,
+    LocationNotFound,
+    ShortfallNotFound,
+    invalid,
+)
 from onhand.domain.order import INITIAL, FulfillmentKind, FulfillmentState, Step
 from onhand.domain.shortage import ShortfallEnd, ShortfallStep, decide_to_resource
+from onhand.domain.sourcing import Plan
+from onhand.domain.sourcing_errors import ResourcingNotOffered
 from onhand.domain.stock import Bucket, Movement
 from onhand.domain.work_errors import LocationExcluded, ShipToMissing
 from onhand.ids import new_id, parse_id
@@ -31,12 +39,16 @@ from onhand.paging import decode_token, encode_token, fill, page_size
 from onhand.postgres import Connection
 from onhand.reservations.claims import Wants
 from onhand.reservations.decrease import Decreases, Overdrawn
+from onhand.sourcing import Sourcing
+from onhand.sourcing.decisions import keep_take_over
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import money_to_wire
 
 SHORTFALL = """
-SELECT s.fulfillment_order_id, s.location_id, s.sku, s.line_number, s.open_quantity, s.next_step, f.order_id, o.currency
+SELECT s.fulfillment_order_id, s.location_id, s.sku, s.line_number, s.open_quantity, s.next_step, f.order_id, f.kind,
+       o.currency, o.channel, l.latitude, l.longitude
   FROM shortfalls s JOIN fulfillment_orders f USING (fulfillment_order_id) JOIN orders o USING (order_id)
+  JOIN locations l ON l.location_id = s.location_id
  WHERE s.shortfall_id = $1"""
 # Locations that rejected units of a line of an order.
 REJECTED_BY = """
@@ -64,6 +76,11 @@ SELECT $1, n.line_number, n.sku, n.quantity, true
   FROM unnest($9::int[], $10::text[], $11::int8[]) AS n (line_number, sku, quantity)"""
 SET_ADDRESS = "UPDATE orders SET ship_to = $2 WHERE order_id = $1"
 
+CHOICES_MAX = 3
+"""How often sourcing chooses anew, where whom it chose cannot bring it any more."""
+CHANGED = (InsufficientStock, FulfillmentNotOffered, LocationNotFound)
+"""What says that a location is not what it was when it was chosen."""
+
 Lines = Sequence[tuple[int, str, int]]
 """(line_number, sku, quantity)."""
 
@@ -77,16 +94,47 @@ class TakenOver:
     pickup_code: str
 
 
-async def choose(given: str, lines: Sequence[tuple[str, int]], excluded: Collection[str]) -> list[tuple[str, Wants]]:
-    """Where units come from instead, never from what is excluded: (location_id, what is claimed there).
+@dataclass(frozen=True)
+class Choice:
+    """Who is to bring units instead. `plan`: how sourcing came to it; None where somebody named the location."""
 
-    Sourcing is to be asked here, with what the caller said as its wish. Until then the caller chooses: `given`, and no other.
+    location_id: str
+    plan: Plan | None = None
+
+
+async def choose(
+    sourcing: Sourcing, given: str, short: Any, kind: FulfillmentKind, excluded: Collection[str]
+) -> Choice | None:
+    """Where what is short comes from instead, never from what is excluded: `given`, or else whom the policy chooses.
+
+    As near as can be to where it was to come from. None: `given` is excluded, or nobody may and can bring all of it.
     """
-    return [] if not given or given in excluded else [(given, [(given, lines)])]
+    if given:
+        return None if given in excluded else Choice(given)
+    position = None if short["latitude"] is None else (short["latitude"], short["longitude"])
+    wanted = [(short["sku"], short["open_quantity"])]
+    plan, _ = await sourcing.plan(
+        wanted, method=kind, channel=short["channel"], position=position, excluded=excluded, is_of_one=True
+    )
+    return Choice(plan.parcels[0].location_id, plan) if plan.is_complete else None
+
+
+async def resource_by_policy(
+    ledger: Ledger, decreases: Decreases, sourcing: Sourcing, shortfall_id: UUID, *, request_id: str, caller: Caller
+) -> pb.DecideShortfallResponse:
+    """Has the policy choose who brings all that is open of a shortfall, for jobs; once by request_id.
+
+    As DecideShortfall with RESOURCE and no location_id: raises ResourcingNotOffered where nobody brings it, ShortfallNotToDecide
+    where it is not to be decided (it is over, or to be counted first), ShortfallNotFound, GateUnavailable, LedgerUnavailable; and
+    the refusals of a location that sourcing chose, where it changed again and again.
+    """
+    decision = pb.SHORTFALL_DECISION_RESOURCE
+    request = pb.DecideShortfallRequest(request_id=request_id, shortfall_id=str(shortfall_id), decision=decision)
+    return await resource_shortfall(ledger, decreases, sourcing, request, caller)
 
 
 async def resource_shortfall(
-    ledger: Ledger, decreases: Decreases, request: pb.DecideShortfallRequest, caller: Caller
+    ledger: Ledger, decreases: Decreases, sourcing: Sourcing, request: pb.DecideShortfallRequest, caller: Caller
 ) -> pb.DecideShortfallResponse:
     """OrderService.DecideShortfall, RESOURCE."""
     shortfall_id = parse_id("shortfall_id", request.shortfall_id)
@@ -94,55 +142,70 @@ async def resource_shortfall(
     if kind is FulfillmentKind.CARRY_OUT:
         raise invalid("kind", "must be PICKUP or SHIP")
     held: dict[str, Work] = {}
+    choice: Choice | None = None
 
     async def takes() -> Wants:
+        nonlocal choice
         async with ledger.read() as connection:
             short = await _short(connection, shortfall_id)
+            choice = None
             if not short["open_quantity"]:
                 return []  # a repeat, or a refusal: the transaction finds out
             excluded = await _excluded(connection, short)
-        chosen = await choose(request.location_id, [(short["sku"], short["open_quantity"])], excluded)
-        if not chosen:
-            if not request.location_id:
-                raise ResourcingNotOffered(str(shortfall_id))
+        by = kind or FulfillmentKind(short["kind"])
+        choice = await choose(sourcing, request.location_id, short, by, excluded)
+        if choice is not None:
+            return [(choice.location_id, [(short["sku"], short["open_quantity"])])]
+        if request.location_id:
             raise LocationExcluded(str(short["fulfillment_order_id"]), request.location_id)
-        return chosen[0][1]
+        decide_to_resource(str(shortfall_id), ShortfallStep(short["next_step"]))
+        raise ResourcingNotOffered(str(shortfall_id), short["sku"], short["open_quantity"], sourcing.policy.name)
 
     async def hold(tx: Transaction) -> None:
         short = await _short(tx.connection, shortfall_id)
         held["work"] = await lock_work(tx, short["fulfillment_order_id"])
 
     async def work(tx: Transaction, overdrawn: Overdrawn) -> pb.DecideShortfallResponse:
-        return await _resource(tx, shortfall_id, held["work"], request, kind, caller)
+        return await _resource(tx, shortfall_id, held["work"], choice, request, kind, caller, sourcing.policy.name)
 
-    first = await ledger.find_answer(request, pb.DecideShortfallResponse)
-    if first is not None:
-        return first
-    return await decreases.decision(request, pb.DecideShortfallResponse, takes, work, hold)
+    for attempt in range(1, CHOICES_MAX + 1):
+        first = await ledger.find_answer(request, pb.DecideShortfallResponse)
+        if first is not None:
+            return first
+        try:
+            return await decreases.decision(request, pb.DecideShortfallResponse, takes, work, hold)
+        except CHANGED:
+            if request.location_id or attempt == CHOICES_MAX:
+                raise
+    raise AssertionError("not reached")
 
 
 async def _resource(
     tx: Transaction,
     shortfall_id: UUID,
     work: Work,
+    choice: Choice | None,
     request: pb.DecideShortfallRequest,
     kind: FulfillmentKind | None,
     caller: Caller,
+    policy: str,
 ) -> pb.DecideShortfallResponse:
-    target = request.location_id
     short = await _short(tx.connection, shortfall_id)
     if short["fulfillment_order_id"] != work.fulfillment.fulfillment_order_id:
         raise ClaimRefused  # it went to another part of the work meanwhile: look again
     line, sku, place = short["line_number"], short["sku"], short["location_id"]
-    await tx.lock_levels([(place, sku), (target, sku)])
+    await tx.lock_levels([(place, sku), *([] if choice is None else [(choice.location_id, sku)])])
     short = await _short(tx.connection, shortfall_id)
     quantity = short["open_quantity"]
     decide_to_resource(str(shortfall_id), ShortfallStep(short["next_step"]))
-    if not tx.covers({(target, sku): quantity}):
+    if choice is None or not tx.covers({(choice.location_id, sku): quantity}):
         raise ClaimRefused  # it is another number by now: look and claim again
+    target = choice.location_id
     taken = await take_over(
         tx, work, target, kind or work.fulfillment.kind, [(line, sku, quantity)], request.ship_to, caller
     )
+    if choice.plan is not None:
+        await keep_take_over(tx, work.order.order_id, taken.fulfillment_order_id, choice.plan, policy)
     await shortfalls.end_one(tx, shortfall_id, ShortfallEnd.RESOURCED, work.order.document)
     return pb.DecideShortfallResponse(
         shortfall=await listed(tx.connection, shortfall_id),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from onhand.domain.sourcing import Parcel, Plan, RuleResult
+from collections.abc import Iterable
+
+from onhand.domain.sourcing import Considered, Parcel, Plan, RuleResult
 from onhand.v1 import sourcing_pb2 as v1
 from onhand.v1 import types_pb2
 from onhand.wire import timestamp
 
 
-def plan_message(plan: Plan, policy: str, *, with_considered: bool) -> v1.SourcingPlan:
-    """The plan; why others were not chosen only where it was asked for."""
+def plan_message(plan: Plan, policy: str, *, considered: Iterable[Considered]) -> v1.SourcingPlan:
+    """The plan, with why some were not chosen."""
     return v1.SourcingPlan(
         policy=policy,
         parcels=[_parcel(parcel) for parcel in plan.parcels],
@@ -25,7 +27,7 @@ def plan_message(plan: Plan, policy: str, *, with_considered: bool) -> v1.Sourci
                 reason=v1.SourcingReason.Value(f"SOURCING_REASON_{each.why.name}"),
                 detail=each.detail,
             )
-            for each in (plan.considered if with_considered else ())
+            for each in considered
         ],
         is_proven_optimal=plan.is_proven_optimal,
         gap=plan.gap,

@@ -38,5 +38,6 @@ class Preview:
             excluded=request.excluded_location_ids,
             assumed_time=moment("assumed_time", request.assumed_time) if has_time else None,
         )
-        message = plan_message(sourced.plan, self._sourcing.policy.name, with_considered=request.with_considered)
+        considered = sourced.plan.considered if request.with_considered else ()
+        message = plan_message(sourced.plan, self._sourcing.policy.name, considered=considered)
         return v1.PreviewSourcingResponse(plan=message, is_stale=sourced.is_stale)

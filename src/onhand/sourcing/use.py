@@ -46,11 +46,14 @@ class Sourcing:
         only: Collection[str] = (),
         excluded: Collection[str] = (),
         assumed_time: datetime | None = None,
+        is_of_one: bool = False,
     ) -> Sourced:
         """Who would fulfil (sku, quantity) lines now. Reads, and holds nothing: not to be called within a mutation.
 
         `position`: (latitude, longitude) of the customer. `only`: these locations and no others. `excluded`: none of these, as
-        those that rejected the work. Raises SkuNotFound, LocationNotFound (of `only`), LedgerUnavailable.
+        those that rejected the work. `is_of_one`: one location brings all of it, or nobody does.
+
+        Raises SkuNotFound, LocationNotFound (of `only`), LedgerUnavailable.
         """
         now = self._clock.now()
         found = await read_candidates(
@@ -62,8 +65,9 @@ class Sourcing:
             only=only,
             now=now,
         )
+        policy = self.policy.of_one() if is_of_one else self.policy
         work = partial(
-            source, found.lines, found.places, self.policy, method=method, now=assumed_time or now, excluded=excluded
+            source, found.lines, found.places, policy, method=method, now=assumed_time or now, excluded=excluded
         )
         plan = await asyncio.get_running_loop().run_in_executor(self._thread, work)
         return Sourced(plan, found.is_stale)

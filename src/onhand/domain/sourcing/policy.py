@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onhand.domain.order import FulfillmentKind
 from onhand.domain.sourcing.parts import Costs, Objective, Split
@@ -51,3 +51,8 @@ class Policy:
     parcels_max: int = PARCELS_MAX
     costs: Mapping[str, Costs] = field(default_factory=dict)
     """By kind of location."""
+
+    def of_one(self) -> Policy:
+        """The same wishes where one location is to bring all of it: no rule splits, or brings a part."""
+        rules = (replace(rule, split=Split.NONE, parcels_max=1, is_partial=False) for rule in self.rules)
+        return replace(self, rules=tuple(rules), parcels_max=1)
