@@ -10,7 +10,7 @@ from crash.process import GATEWAY
 from crash.stage import Stage
 from crash.stock import scenario
 from gateway import SIGNED
-from onhand.v1 import cart_pb2, catalog_pb2, payment_pb2, types_pb2
+from onhand.v1 import cart_pb2, catalog_pb2, inventory_pb2, payment_pb2, types_pb2
 from onhand.v1 import order_pb2 as pb
 from purse import issue, payments, tender
 from shelf import dollars, request_id
@@ -160,6 +160,17 @@ async def _(stage: Stage, shop: Shop) -> Message:
     reservation_id = await shop.reserve({NORTH: {MILK: 2}, SOUTH: {MILK: 1, BREAD: 1}}, "ada")
     kinds = {NORTH: pb.FULFILLMENT_KIND_PICKUP, SOUTH: pb.FULFILLMENT_KIND_SHIP}
     return shop.place_request(reservation_id, kinds, 3 * 199 + 250, cart_id=cart_id)
+
+
+@scenario("PlaceOrder", "the last that a location takes on today")
+async def _(stage: Stage, shop: Shop) -> Message:
+    location = inventory_pb2.Location(location_id=NORTH, daily_orders_max=2)
+    update = inventory_pb2.UpdateLocationRequest(request_id=request_id(), location=location)
+    update.update_mask.paths.append("daily_orders_max")
+    await shop.locations.update_location(update, CALLER)
+    await shop.place({NORTH: {BREAD: 1}})
+    reservation_id = await shop.reserve({NORTH: {MILK: 2}})
+    return shop.place_request(reservation_id, {NORTH: pb.FULFILLMENT_KIND_PICKUP}, 2 * 199)
 
 
 @scenario("PlaceOrder", "paid with a gift card")

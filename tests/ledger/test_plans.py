@@ -64,7 +64,7 @@ WIDE = {
     "inventory.promise:POSITION": "one position as people look at it, what is reserved of it too",
     "inventory.promise:NEAR": "stores in a band of latitude, of which it answers the nearest",
     "sourcing.candidates:_PLACES": "locations that have any of some skus, with the groups of each: what may fulfil an order",
-    "sourcing.candidates:TAKEN_ON": "the work that locations took on since their midnight",
+    "sourcing.capacity:TAKEN_ON": "the work that locations took on since their midnight",
     "inventory.locations:LIST": "with a group, a page may walk over all locations",
     "inventory.locations:LIST_GROUPS": "groups with all their members",
     "inventory.locations:HOLDS": "whether a location is empty, before it is deleted",

@@ -31,7 +31,8 @@ from api import (
 )
 from onhand.domain.order import FulfillmentKind
 from onhand.domain.sourcing import Objective, Policy, Rule, Split
-from onhand.sourcing.candidates import PRODUCTS, STOCKED, TAKEN_ON, read_candidates
+from onhand.sourcing.candidates import PRODUCTS, STOCKED, read_candidates
+from onhand.sourcing.capacity import TAKEN_ON
 from onhand.v1 import inventory_pb2 as stock
 from onhand.v1 import order_pb2 as orders
 from onhand.v1 import sourcing_pb2 as pb

@@ -21,3 +21,21 @@ class ResourcingNotOffered(Refusal):
         "by policy {policy!r} no location brings {quantity} of {sku} for shortfall {shortfall_id}: give location_id "
         "(ListShortfallAlternatives), or another kind, or CancelOrderLines"
     )
+
+
+@dataclass(eq=False)
+class LocationAtCapacity(Refusal):
+    """A location takes on no more of today's work. `capacity`: orders or units; `next_day_time`: when its next day begins."""
+
+    location_id: str
+    capacity: str
+    daily_max: int
+    taken: int
+    requested: int
+    next_day_time: str
+    reason = "LOCATION_AT_CAPACITY"
+    kind = Kind.PRECONDITION
+    message = (
+        "location {location_id!r} takes on {daily_max} {capacity} a day and has {taken} of today: {requested} more are too many; "
+        "have another location bring it, or ask again after {next_day_time}"
+    )

@@ -32,6 +32,7 @@ from onhand.orders.work import settle
 from onhand.postgres import Connection
 from onhand.reservations.claims import Wants
 from onhand.reservations.decrease import Decreases, Overdrawn
+from onhand.sourcing.capacity import hold_days, take_on
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import money_to_wire
 
@@ -115,18 +116,24 @@ async def apply_order_change(
     """OrderService.ApplyOrderChange."""
     order_id = parse_id("order_id", request.order_id)
     held: dict[str, LockedOrder | None] = {}
+    wants: Wants = []
 
     async def takes() -> Wants:
+        nonlocal wants
+        wants = []
         async with ledger.read() as connection:
             order = await store.read_order(connection, order_id)
             try:
                 plan = await _plan(connection, order, order_id, request.change)
             except Refusal:
-                return []  # of a repeat, or for good: the transaction finds out
-        return plan.wants() if plan.etag(request.change) == request.etag else []
+                return wants  # of a repeat, or for good: the transaction finds out
+        wants = plan.wants() if plan.etag(request.change) == request.etag else []
+        return wants
 
     async def hold(tx: Transaction) -> None:
         held["order"] = await store.lock_order(tx.connection, order_id)
+        if wants:
+            await hold_days(tx, [place for place, _ in wants])
 
     async def work(tx: Transaction, overdrawn: Overdrawn) -> pb.ApplyOrderChangeResponse:
         plan = await _plan(tx.connection, held["order"], order_id, request.change)
@@ -256,6 +263,8 @@ async def _change_quantities(
     await tx.lock_levels({*cancelled, *plan.promised})
     if not tx.covers(plan.promised):
         raise ClaimRefused  # claimed for nothing, as the plan was another then: look and claim again
+    if plan.promised:
+        await take_on(tx, order.order_id, {place: sum(q for _, q in lines) for place, lines in plan.wants()})
     # Added first: an order of which all was cancelled, and some added, goes on.
     number = max(await store.lines(tx.connection, order.order_id))
     for n, addition in enumerate(quantities.additions, start=1):

@@ -37,6 +37,7 @@ from onhand.orders.place import Checkout
 from onhand.orders.store import NewOrder
 from onhand.payments import store as money
 from onhand.payments.settling import Settling, settle_later
+from onhand.sourcing.capacity import take_on
 from onhand.v1 import order_pb2 as pb
 
 FINISH = "checkout.finish"
@@ -249,6 +250,7 @@ async def _prepared(tx: Transaction, wanted: Checkout, order_id: UUID) -> NewOrd
     order, _ = place.new_order(wanted, order_id, claims, cart, prices)
     if refused := await store.not_offered(tx.connection, wanted.choices.items()):
         raise FulfillmentNotOffered(*refused)
+    await take_on(tx, order_id, place.units_at(claims))  # else it would be paid for, and then refused
     return await payments.with_gift_cards(tx, order)
 
 

@@ -40,6 +40,7 @@ from onhand.ledger.transaction import Transaction
 from onhand.orders import codes, names, payments, store
 from onhand.orders.queries import read_order
 from onhand.orders.store import NewFulfillment, NewLine, NewOrder
+from onhand.sourcing.capacity import take_on
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import money_from_wire
 
@@ -101,6 +102,7 @@ async def place(
     order, pickup_codes = new_order(wanted, order_id, claims, cart, prices)
     if refused := await store.not_offered(tx.connection, wanted.choices.items()):
         raise FulfillmentNotOffered(*refused)
+    await take_on(tx, order_id, units_at(claims))
     order = await payments.with_gift_cards(tx, order)
     await store.insert_order(tx.connection, order)
     await payments.redeem(tx, order)
@@ -184,6 +186,11 @@ def new_order(
 def reserved(claims: Iterable[ConfirmedClaim]) -> dict[str, int]:
     """The units that claims hold, by sku."""
     return dict(sum_lines(line for claim in claims for line in claim.lines))
+
+
+def units_at(claims: Iterable[ConfirmedClaim]) -> dict[str, int]:
+    """The units that claims hold, by location."""
+    return {claim.location_id: sum(quantity for _, quantity in claim.lines) for claim in claims}
 
 
 def _choices(request: pb.PlaceOrderRequest) -> dict[str, FulfillmentKind]:

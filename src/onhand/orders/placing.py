@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 READ = """
 SELECT w.place, c.location_id, c.claim_id, c.channel, c.customer_id, line ->> 0 AS sku, (line ->> 1)::int8 AS quantity, p.name,
        r.amount_minor, r.price_quantity, l.offers_pickup, l.offers_shipping,
-       c.state = 'active' AND c.deadline > now() AND s.is_there AS is_plain, now() AS now
+       c.state = 'active' AND c.deadline > now() AND s.is_there AND l.daily_orders_max = 0 AND l.daily_units_max = 0 AS is_plain,
+       now() AS now
   FROM unnest($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS w (reservation_id, currency, request_id, place)
  CROSS JOIN LATERAL (
     SELECT location_id, claim_id, channel, customer_id, lines, state, deadline FROM claims
@@ -48,7 +49,8 @@ SELECT w.place, c.location_id, c.claim_id, c.channel, c.customer_id, line ->> 0 
   LEFT JOIN LATERAL (
     SELECT amount_minor, price_quantity FROM prices WHERE sku = line ->> 0 AND currency = w.currency LIMIT 1) AS r ON true
  CROSS JOIN LATERAL (
-    SELECT offers_pickup, offers_shipping FROM locations WHERE location_id = c.location_id LIMIT 1) AS l
+    SELECT offers_pickup, offers_shipping, daily_orders_max, daily_units_max FROM locations
+     WHERE location_id = c.location_id LIMIT 1) AS l
   LEFT JOIN LATERAL (
     SELECT available >= (line ->> 1)::int8 AND overdrawn_time IS NULL AND backorder_limit = 0 AS is_there FROM stock_levels
      WHERE location_id = c.location_id AND sku = line ->> 0 LIMIT 1) AS s ON true

@@ -22,7 +22,7 @@ from onhand.domain.errors import (
 from onhand.domain.order import INITIAL, FulfillmentKind, FulfillmentState, Step
 from onhand.domain.shortage import ShortfallEnd, ShortfallStep, decide_to_resource
 from onhand.domain.sourcing import Plan
-from onhand.domain.sourcing_errors import ResourcingNotOffered
+from onhand.domain.sourcing_errors import LocationAtCapacity, ResourcingNotOffered
 from onhand.domain.stock import Bucket, Movement
 from onhand.domain.work_errors import LocationExcluded, ShipToMissing
 from onhand.ids import new_id, parse_id
@@ -40,6 +40,7 @@ from onhand.postgres import Connection
 from onhand.reservations.claims import Wants
 from onhand.reservations.decrease import Decreases, Overdrawn
 from onhand.sourcing import Sourcing
+from onhand.sourcing.capacity import hold_days, take_on
 from onhand.sourcing.decisions import keep_take_over
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import money_to_wire
@@ -78,7 +79,7 @@ SET_ADDRESS = "UPDATE orders SET ship_to = $2 WHERE order_id = $1"
 
 CHOICES_MAX = 3
 """How often sourcing chooses anew, where whom it chose cannot bring it any more."""
-CHANGED = (InsufficientStock, FulfillmentNotOffered, LocationNotFound)
+CHANGED = (InsufficientStock, FulfillmentNotOffered, LocationAtCapacity, LocationNotFound)
 """What says that a location is not what it was when it was chosen."""
 
 Lines = Sequence[tuple[int, str, int]]
@@ -164,6 +165,8 @@ async def resource_shortfall(
     async def hold(tx: Transaction) -> None:
         short = await _short(tx.connection, shortfall_id)
         held["work"] = await lock_work(tx, short["fulfillment_order_id"])
+        if choice is not None:
+            await hold_days(tx, [choice.location_id])
 
     async def work(tx: Transaction, overdrawn: Overdrawn) -> pb.DecideShortfallResponse:
         return await _resource(tx, shortfall_id, held["work"], choice, request, kind, caller, sourcing.policy.name)
@@ -237,13 +240,15 @@ async def take_over(
 ) -> TakenOver:
     """Gives units of work, whose order is locked, to a location whose units were claimed for it and whose levels are locked.
 
-    What becomes of the units at the old location is the caller's. Raises FulfillmentNotOffered, ShipToMissing, IllegalTransition.
+    The location's day is held too (hold_days). What becomes of the units at the old location is the caller's. Raises
+    FulfillmentNotOffered, LocationAtCapacity, ShipToMissing, IllegalTransition.
     """
     order, old = work.order, work.fulfillment
     moved = {number: quantity for number, _, quantity in lines}
     state = work.after(Step.MOVE)
     if refused := await store.not_offered(tx.connection, [(location_id, kind)]):
         raise FulfillmentNotOffered(*refused)
+    await take_on(tx, order.order_id, {location_id: sum(moved.values())})
     await set_address(tx, order, kind, ship_to)
     code = codes.new_pickup_code() if kind is FulfillmentKind.PICKUP else ""
     salt, code_hash = codes.salted(code) if code else (None, None)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
 
 from onhand.domain.errors import LocationNotFound, SkuNotFound
 from onhand.domain.order import FulfillmentKind
 from onhand.domain.sourcing import Line, Place, Schedule
+from onhand.domain.sourcing.hours import day_of
 from onhand.ledger.mutation import Ledger
 from onhand.reservations.availability import Availability
+from onhand.sourcing.capacity import Day, taken_on
 
 PLACES_MAX = 1000
 """Places that are looked at, the nearest ones."""
@@ -35,14 +36,6 @@ STOCKED = f"""{_PLACES}
    AND l.location_id IN (SELECT s.location_id FROM stock_levels s WHERE s.sku = ANY ($3) AND s.available > 0)
  ORDER BY metres, l.location_id LIMIT $4"""
 NAMED = f"""{_PLACES} AND l.location_id = ANY ($3) ORDER BY metres, l.location_id LIMIT $4"""
-TAKEN_ON = """
-SELECT f.location_id, count(*) AS orders, sum(p.units)::int8 AS units
-  FROM unnest($1::text[], $2::timestamptz[]) AS w (location_id, since)
-  JOIN fulfillment_orders f ON f.location_id = w.location_id AND f.created_time >= w.since
-                           AND f.kind <> 'CARRY_OUT' AND f.state <> 'CANCELLED'
- CROSS JOIN LATERAL (SELECT coalesce(sum(quantity - cancelled_quantity), 0) AS units FROM fulfillment_lines
-                      WHERE fulfillment_order_id = f.fulfillment_order_id) AS p
- GROUP BY f.location_id"""
 
 
 class Candidates(NamedTuple):
@@ -97,11 +90,10 @@ async def _read(
         if missing := sorted(set(only) - {row["location_id"] for row in rows}):
             raise LocationNotFound(missing[0])
         limited = [row for row in rows if row["daily_orders_max"] or row["daily_units_max"]]
-        taken = {}
+        taken: dict[str, Day] = {}
         if limited:
-            since = [_midnight(row["time_zone"], now) for row in limited]
-            ids = [row["location_id"] for row in limited]
-            taken = {row["location_id"]: row for row in await connection.fetch(TAKEN_ON, ids, since)}
+            days = [(row["location_id"], day_of(row["time_zone"], now)) for row in limited]
+            taken = await taken_on(connection, days)
     found, is_stale = (
         await availability.atp([row["location_id"] for row in rows], skus, channel) if rows else ({}, False)
     )
@@ -118,8 +110,8 @@ async def _read(
     return Candidates(lines, places, is_stale)
 
 
-def _place(row: Any, atp: dict[str, int], taken: dict[str, Any]) -> Place:
-    today = taken.get(row["location_id"], {"orders": 0, "units": 0})
+def _place(row: Any, atp: dict[str, int], taken: dict[str, Day]) -> Place:
+    today = taken.get(row["location_id"], Day())
     orders_max, units_max = row["daily_orders_max"], row["daily_units_max"]
     methods = {FulfillmentKind.PICKUP: row["offers_pickup"], FulfillmentKind.SHIP: row["offers_shipping"]}
     return Place(
@@ -136,12 +128,6 @@ def _place(row: Any, atp: dict[str, int], taken: dict[str, Any]) -> Place:
             row["lead_minutes"],
             row["cut_off_minute"],
         ),
-        orders_left=max(0, orders_max - today["orders"]) if orders_max else None,
-        units_left=max(0, units_max - today["units"]) if units_max else None,
+        orders_left=max(0, orders_max - today.orders) if orders_max else None,
+        units_left=max(0, units_max - today.units) if units_max else None,
     )
-
-
-def _midnight(time_zone: str, now: datetime) -> datetime:
-    """When the day began there."""
-    local = now.astimezone(ZoneInfo(time_zone))
-    return local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0).astimezone(UTC)

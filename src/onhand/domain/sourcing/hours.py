@@ -66,6 +66,13 @@ def is_before_cut_off(schedule: Schedule, now: datetime) -> bool:
     return not schedule.cut_off_minute or local.hour * 60 + local.minute < schedule.cut_off_minute
 
 
+def day_of(time_zone: str, now: datetime) -> tuple[datetime, datetime]:
+    """When the local day of a moment begins and ends, in UTC."""
+    zone = ZoneInfo(time_zone)
+    day = now.astimezone(zone).date()
+    return _at(zone, day, 0), _at(zone, day + timedelta(days=1), 0)
+
+
 def _openings(schedule: Schedule, zone: ZoneInfo, first: date) -> Iterator[tuple[datetime, datetime]]:
     """Openings of DAYS_MAX days from a local day on, as UTC, in order and without overlaps."""
     if not schedule.hours:
