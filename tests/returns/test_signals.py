@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bring import MANAGER, age, blind_line, bring, bring_blind, desk, signals, units
+from bring import MANAGER, age, announce, blind_line, bring, bring_blind, desk, receive, signals, units
 from onhand.v1 import returns_pb2 as pb
 from shop import CALLER, MILK, NORTH, Shop, refused
 
@@ -81,13 +81,15 @@ async def test_a_rate_without_proofs_is_told_of_by_customer_and_by_actor(shop: S
 
 
 async def test_what_a_manager_let_pass_is_counted(shop: Shop) -> None:
-    order = await of_ada(shop, 2)
+    order = await of_ada(shop, 3)
     await bring(shop, order.order_id)
     await age(shop, order.order_id, days=31)
     await bring(shop, order.order_id, override=MANAGER)
+    announced = await announce(shop, order.order_id, {1: 1}, override=MANAGER)
+    await receive(shop, announced, units())
     for by in ({"customer_id": "ada"}, {"actor": CALLER.actor}):
         answer = await signals(shop, **by)
-        assert (answer.return_count, answer.overridden_count) == (2, 1)
+        assert (answer.return_count, answer.overridden_count) == (3, 2)
 
 
 async def test_nobody_known_is_nobody_s_signal(shop: Shop) -> None:

@@ -20,13 +20,15 @@ SIGNALS = """
 SELECT signal_id, return_id, kind, value, allowed, created_time FROM return_signals
  WHERE subject_kind = $1 AND subject = $2
    AND signal_id < coalesce($3, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) ORDER BY signal_id DESC LIMIT $4"""
-# Of the same returns as COUNTED.
-_OVERRIDDEN = "(SELECT true FROM return_overrides v WHERE v.return_id = r.return_id LIMIT 1)"
+# Of the same returns as COUNTED. What a manager let pass when goods were announced counts with what came of it.
+_OVERRIDDEN = """coalesce((SELECT true FROM return_overrides v WHERE v.return_id = r.return_id LIMIT 1), (
+    SELECT true FROM return_overrides v WHERE v.return_authorization_id = r.return_authorization_id LIMIT 1))"""
+_OF = "SELECT return_id, return_authorization_id, created_time FROM returns"
 OVERRIDDEN_OF_CUSTOMER = f"""
-SELECT count({_OVERRIDDEN}) FROM (SELECT return_id, created_time FROM returns WHERE customer_id = $1 AND customer_id <> ''
+SELECT count({_OVERRIDDEN}) FROM ({_OF} WHERE customer_id = $1 AND customer_id <> ''
                                    ORDER BY return_id DESC LIMIT $3) AS r WHERE r.created_time > now() - $2::interval"""
 OVERRIDDEN_OF_ACTOR = f"""
-SELECT count({_OVERRIDDEN}) FROM (SELECT return_id, created_time FROM returns WHERE actor = $1 AND actor <> ''
+SELECT count({_OVERRIDDEN}) FROM ({_OF} WHERE actor = $1 AND actor <> ''
                                    ORDER BY return_id DESC LIMIT $3) AS r WHERE r.created_time > now() - $2::interval"""
 
 
