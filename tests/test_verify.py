@@ -867,6 +867,26 @@ DAMAGES = [
         title="money is set aside for nothing",
     ),
     Damage(
+        "checkouts_keep",
+        ["UPDATE carts SET locked_for = '{sold}' WHERE cart_id = '{cart}'"],
+        {"what": "cart {cart}", "order_id": "{sold}", "problem": "nobody pays for it"},
+    ),
+    Damage(
+        "checkouts_keep",
+        ["UPDATE claims SET pinned_for = '{sold}' WHERE reservation_id = '{held}'"],
+        {"what": "reservation {held}", "order_id": "{sold}", "problem": "nobody pays for it"},
+        title="a reservation",
+    ),
+    Damage(
+        "checkouts_keep",
+        [
+            """INSERT INTO checkouts (order_id, request_id, body_hash, request, reservation_id, cart_id)
+               VALUES (gen_random_uuid(), 'checkout-1', '', '', '{held}', '{cart}')"""
+        ],
+        {"what": "cart {cart}", "problem": "others may change it"},
+        title="of one under way",
+    ),
+    Damage(
         "gift_card_balances",
         [
             """INSERT INTO gift_cards (gift_card_id, code_hash, last_characters, currency, balance_minor)

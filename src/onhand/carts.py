@@ -6,8 +6,8 @@ that was ordered or merged takes no more of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -22,9 +22,11 @@ from onhand.domain.errors import (
     AmountTooLarge,
     CartEmpty,
     CartExists,
+    CartLocked,
     CartNotFound,
     CartNotOpen,
     CartOfAnotherCustomer,
+    CartOrdered,
     CurrencyMismatch,
     OpenCartNotFound,
     PriceNotFound,
@@ -52,12 +54,13 @@ OPEN_CART = "SELECT cart_id, currency FROM carts WHERE customer_id = $1 AND cust
 # One row a line, and one with nulls for a cart without lines: one statement sees cart and lines at one moment.
 _VIEW = """
 SELECT c.cart_id, c.customer_id, c.channel, c.currency, c.state, c.order_id, c.merged_into, c.version, c.created_time,
-       c.updated_time, l.sku, l.quantity, l.added_time, p.name, r.amount_minor, r.price_quantity
+       c.updated_time, c.locked_for, l.sku, l.quantity, l.added_time, p.name, r.amount_minor, r.price_quantity
   FROM carts c LEFT JOIN cart_lines l USING (cart_id) LEFT JOIN products p USING (sku)
   LEFT JOIN prices r ON r.sku = l.sku AND r.currency = c.currency"""
 VIEW_CART = f"{_VIEW} WHERE c.cart_id = $1 ORDER BY l.added_time, l.sku"
 VIEW_OPEN_CARTS = (
-    f"{_VIEW} WHERE c.cart_id = ANY ($1::uuid[]) AND c.state = 'OPEN' ORDER BY c.cart_id, l.added_time, l.sku"
+    f"{_VIEW} WHERE c.cart_id = ANY ($1::uuid[]) AND c.state = 'OPEN' AND c.locked_for IS NULL"
+    " ORDER BY c.cart_id, l.added_time, l.sku"
 )
 VIEW_CUSTOMER_CART = f"""{_VIEW} WHERE c.customer_id = $1 AND c.customer_id <> '' AND c.state = 'OPEN'
  ORDER BY l.added_time, l.sku"""
@@ -69,8 +72,9 @@ SELECT cart_id, channel, currency, state, order_id, merged_into, created_time, u
  ORDER BY cart_id DESC LIMIT $4"""
 
 TOUCH_CART = """
-UPDATE carts SET version = version + 1, updated_time = now() WHERE cart_id = $1 AND state = 'OPEN' RETURNING version"""
-WHY_NOT_OPEN = "SELECT state, order_id, merged_into FROM carts WHERE cart_id = $1"
+UPDATE carts SET version = version + 1, updated_time = now() WHERE cart_id = $1 AND state = 'OPEN' AND locked_for IS NULL
+RETURNING version"""
+WHY_NOT_OPEN = "SELECT state, order_id, merged_into, locked_for FROM carts WHERE cart_id = $1"
 # No row comes back if the line would hold more than a line may.
 ADD_LINE = """
 INSERT INTO cart_lines AS l (cart_id, sku, quantity) VALUES ($1, $2, $3)
@@ -84,7 +88,7 @@ REMOVE_LINE = "DELETE FROM cart_lines WHERE cart_id = $1 AND sku = $2"
 
 # The cart and the customer's open one, locked in the order of their ids.
 LOCK_FOR_CLAIM = """
-SELECT cart_id, customer_id, currency, state FROM carts
+SELECT cart_id, customer_id, currency, state, locked_for FROM carts
  WHERE cart_id = $1 OR (customer_id = $2 AND customer_id <> '' AND state = 'OPEN') ORDER BY cart_id FOR UPDATE"""
 GIVE_CART = """
 UPDATE carts SET customer_id = $2, version = version + 1, updated_time = now()
@@ -94,9 +98,12 @@ CLOSE_MERGED = """
 UPDATE carts SET state = 'MERGED', merged_into = $2, version = version + 1, updated_time = now()
  WHERE cart_id = $1 AND state = 'OPEN'"""
 
-LOCK_CART = "SELECT customer_id, channel, currency, state FROM carts WHERE cart_id = $1 FOR UPDATE"
+LOCK_CART = "SELECT customer_id, channel, currency, state, locked_for FROM carts WHERE cart_id = $1 FOR UPDATE"
+# A cart stays what it is while somebody pays for it, so that its etag does too.
+KEEP_FOR = "UPDATE carts SET locked_for = $2 WHERE cart_id = $1"
+UNLOCK = "UPDATE carts SET locked_for = NULL WHERE cart_id = $1 AND locked_for = $2"
 MARK_ORDERED = """
-UPDATE carts SET state = 'ORDERED', order_id = $2, version = version + 1, updated_time = now()
+UPDATE carts SET state = 'ORDERED', order_id = $2, locked_for = NULL, version = version + 1, updated_time = now()
  WHERE cart_id = $1 AND state = 'OPEN' RETURNING cart_id"""
 
 
@@ -237,13 +244,13 @@ class Carts:
         return await self.ledger.mutate(request, pb.ClaimCartResponse, work)
 
 
-async def read_cart_for_order(connection: Connection, cart_id: UUID) -> CartForOrder:
-    """Locks an open cart and reads it with current prices, in a transaction that will order it.
+async def read_cart_for_order(connection: Connection, cart_id: UUID, order_id: UUID | None = None) -> CartForOrder:
+    """Locks an open cart and reads it with current prices, in a transaction that will make this order of it.
 
-    Raises `CartNotFound`, `CartNotOpen`, `CartEmpty`, `PriceNotFound`, `AmountTooLarge`.
+    Raises `CartNotFound`, `CartNotOpen`, `CartLocked`, `CartEmpty`, `PriceNotFound`, `AmountTooLarge`.
     """
     row = await connection.fetchrow(LOCK_CART, cart_id)
-    if row is None or row["state"] != "OPEN":
+    if row is None or row["state"] != "OPEN" or row["locked_for"] not in (None, order_id):
         await _refuse_not_open(connection, cart_id)
     # Read after the lock was had, not with it: a statement that waited still sees the lines of before.
     lines = _lines(await connection.fetch(VIEW_CART, cart_id))
@@ -252,6 +259,22 @@ async def read_cart_for_order(connection: Connection, cart_id: UUID) -> CartForO
     if unpriced := rules.unpriced(lines):
         raise PriceNotFound(unpriced[0], row["currency"])
     return CartForOrder(cart_id, row["customer_id"], row["channel"], row["currency"], tuple(lines), rules.total(lines))
+
+
+def priced(cart: CartForOrder, agreed: Mapping[str, UnitPrice]) -> CartForOrder:
+    """A cart at prices that the customer agreed to before."""
+    lines = tuple(replace(line, price=agreed.get(line.sku)) for line in cart.lines)
+    return replace(cart, lines=lines, total_minor=rules.total(lines))
+
+
+async def keep_for(connection: Connection, cart_id: UUID, order_id: UUID) -> None:
+    """Nobody but this order to be changes or orders a cart, that this transaction has locked, from now on."""
+    await connection.execute(KEEP_FOR, cart_id, order_id)
+
+
+async def unlock(connection: Connection, cart_id: UUID, order_id: UUID) -> None:
+    """An order is not to be: its cart is as any other."""
+    await connection.execute(UNLOCK, cart_id, order_id)
 
 
 async def read_open_carts(connection: Connection, cart_ids: Sequence[UUID]) -> dict[UUID, OpenCart]:
@@ -285,7 +308,7 @@ async def mark_ordered(connection: Connection, cart_id: UUID, order_id: UUID) ->
 
 
 async def _touch(connection: Connection, cart_id: UUID) -> int:
-    """Locks an open cart for a change of its lines; the version it had. Raises `CartNotFound`, `CartNotOpen`."""
+    """Locks an open cart for a change of its lines; the version it had. Raises `CartNotFound`, `CartNotOpen`, `CartLocked`."""
     version: int | None = await connection.fetchval(TOUCH_CART, cart_id)
     if version is None:
         await _refuse_not_open(connection, cart_id)
@@ -296,8 +319,11 @@ async def _refuse_not_open(connection: Connection, cart_id: UUID) -> NoReturn:
     row = await connection.fetchrow(WHY_NOT_OPEN, cart_id)
     if row is None:
         raise CartNotFound(str(cart_id))
-    successor = f"order {row['order_id']}" if row["order_id"] else f"cart {row['merged_into']}"
-    raise CartNotOpen(str(cart_id), row["state"], successor)
+    if row["locked_for"]:
+        raise CartLocked(str(cart_id), str(row["locked_for"]))
+    if row["order_id"]:
+        raise CartOrdered(str(cart_id), row["state"], f"order {row['order_id']}", str(row["order_id"]))
+    raise CartNotOpen(str(cart_id), row["state"], f"cart {row['merged_into']}")
 
 
 async def _line_was_set(tx: Transaction, cart_id: UUID, sku: str, quantity: int) -> pb.Cart:
@@ -313,7 +339,7 @@ async def _claim(connection: Connection, cart_id: UUID, customer_id: str) -> UUI
     """The customer's open cart after the claim. Raises UniqueViolationError, without effect, if one was made meanwhile."""
     rows = {row["cart_id"]: row for row in await connection.fetch(LOCK_FOR_CLAIM, cart_id, customer_id)}
     cart = rows.pop(cart_id, None)
-    if cart is None or cart["state"] != "OPEN":
+    if cart is None or cart["state"] != "OPEN" or cart["locked_for"]:
         await _refuse_not_open(connection, cart_id)
     if cart["customer_id"] == customer_id:
         return cart_id
@@ -325,6 +351,8 @@ async def _claim(connection: Connection, cart_id: UUID, customer_id: str) -> UUI
         return cart_id
     target_id: UUID
     ((target_id, target),) = rows.items()
+    if target["locked_for"]:
+        raise CartLocked(str(target_id), str(target["locked_for"]))
     if target["currency"] != cart["currency"]:
         raise CurrencyMismatch(target["currency"], cart["currency"])
     held: dict[UUID, dict[str, int]] = {target_id: {}, cart_id: {}}
@@ -374,6 +402,7 @@ def _cart(rows: Sequence[asyncpg.Record]) -> pb.Cart:
         order_id=_text(head["order_id"]),
         merged_into_cart_id=_text(head["merged_into"]),
         etag=wire.etag(head["version"]),
+        locked_for_order_id=_text(head["locked_for"]),
         created_time=wire.timestamp(head["created_time"]),
         updated_time=wire.timestamp(head["updated_time"]),
     )

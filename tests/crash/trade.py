@@ -9,12 +9,12 @@ from google.protobuf.message import Message
 from crash.process import GATEWAY
 from crash.stage import Stage
 from crash.stock import scenario
-from gateway import SIGNED
+from gateway import DECLINED_CARD, SIGNED
 from onhand.v1 import cart_pb2, catalog_pb2, inventory_pb2, payment_pb2, types_pb2
 from onhand.v1 import order_pb2 as pb
 from purse import issue, payments, tender
 from shelf import dollars, request_id
-from shop import ADDRESS, BREAD, CALLER, MILK, MILK_BARCODE, NORTH, SOUTH, Shop, card, fulfillment_of
+from shop import ADDRESS, BREAD, CALLER, MILK, MILK_BARCODE, NORTH, SOUTH, Shop, card, fulfillment_of, told
 
 
 # ----------------------------------------------------------------------------------------------------------------- catalog
@@ -585,22 +585,36 @@ async def _(stage: Stage, shop: Shop) -> Message:
 
 # ---------------------------------------------------------------------------------------------------------------- gateways
 async def paid_by_gateway(
-    shop: Shop, capture_at: str = "ONCE", kind: pb.FulfillmentKind.ValueType = pb.FULFILLMENT_KIND_PICKUP
+    shop: Shop,
+    capture_at: str = "ONCE",
+    kind: pb.FulfillmentKind.ValueType = pb.FULFILLMENT_KIND_PICKUP,
+    method: str = "pm_1",
 ) -> pb.PlaceOrderRequest:
     """Two units of milk and one of bread, by a card that a gateway charges, a gift card, and what somebody took."""
     await issue(shop, GIFT_CARD, 1000)
     reservation_id = await shop.reserve({NORTH: {MILK: 2, BREAD: 1}})
     tenders = [
-        tender("CARD", 400, payment_method="pm_1", capture_at=pb.CaptureAt.Value(f"CAPTURE_AT_{capture_at}")),
+        tender("CARD", 400, payment_method=method, capture_at=pb.CaptureAt.Value(f"CAPTURE_AT_{capture_at}")),
         tender("GIFT_CARD", 200, gift_card_code=GIFT_CARD),
         tender("OTHER", 48),
     ]
     return shop.place_request(reservation_id, {NORTH: kind}, 648, tenders=tenders)
 
 
-@scenario("PlaceOrder", "paid by a gateway, a gift card and otherwise", is_carried_on=True)
+@scenario("PlaceOrder", "from a cart, paid by a gateway, a gift card and otherwise", is_carried_on=True)
 async def _(stage: Stage, shop: Shop) -> Message:
-    return await paid_by_gateway(shop)
+    request = await paid_by_gateway(shop)
+    request.cart_id = await shop.cart({MILK: 2, BREAD: 1})
+    return request
+
+
+@scenario("jobs", "a checkout of a cart that a gateway declines", work=lambda app: app.jobs.run_due())
+async def _(stage: Stage, shop: Shop) -> None:
+    request = await paid_by_gateway(shop, method=DECLINED_CARD)
+    request.cart_id = await shop.cart({MILK: 2, BREAD: 1})
+    GATEWAY.faults = ["silent"]
+    assert (await told(shop.orders.place_order(request, CALLER)))[0] == "PAYMENT_PENDING"
+    await stage.pass_hints()
 
 
 @scenario("CancelOrderLines", "of what a gateway authorized")

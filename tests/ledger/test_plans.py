@@ -91,8 +91,6 @@ COLD = {
     "orders.resource:SET_ADDRESS": "one row by its key, where what was to be picked up is shipped",
     "carts:LINE_QUANTITY": "one row by its key, where a line would hold too much",
     "carts:GIVE_CART": "one row by its key, where a guest's cart becomes a customer's first",
-    "carts:LOCK_CART": "one row by its key, for an order that is not placed in a round",
-    "carts:MARK_ORDERED": "one row by its key, for an order that is not placed in a round",
     "catalog:READ_BARCODES": "rows by their keys; rounds of sales read them with their prices",
 }
 """Statements that calls of every kind do not run here, and why they may be left out."""
@@ -757,13 +755,17 @@ class Trade:
         await self.gateways()
 
     async def gateways(self) -> None:
-        """Orders that a gateway pays, or refuses to."""
+        """Orders of carts that a gateway pays, or refuses to."""
         for method in ("pm_1", DECLINED_CARD):
-            place = SIZE.location(3)
+            place, skus = SIZE.assortment(3)
+            guest = cart_pb2.CreateCartRequest(channel=types_pb2.CHANNEL_WEB, currency_code="USD")
+            cart_id = (await self.call("CreateCart", guest)).cart.cart_id
+            for sku in skus[:2]:
+                await self.call("SetCartLine", cart_pb2.SetCartLineRequest(cart_id=cart_id, sku=sku, quantity=1))
             request = orders.PlaceOrderRequest(
                 request_id=request_id(),
                 reservation_id=await self.reserve(3),
-                currency_code="USD",
+                cart_id=cart_id,
                 fulfillments=[orders.FulfillmentChoice(location_id=place, kind=orders.FULFILLMENT_KIND_PICKUP)],
                 tenders=[
                     orders.Tender(
@@ -779,6 +781,11 @@ class Trade:
                 continue
             GATEWAY.faults = ["acts"]
             await self.refused("PlaceOrder", request)
+            for reservation_id in (request.reservation_id, await self.reserve(3)):
+                second = orders.PlaceOrderRequest()
+                second.CopyFrom(request)
+                second.request_id, second.reservation_id = request_id(), reservation_id
+                await self.refused("PlaceOrder", second)
             order = (await self.call("PlaceOrder", request)).order
             hint = money.HandleWebhookRequest(
                 request_id=request_id(),

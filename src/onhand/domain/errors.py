@@ -299,6 +299,14 @@ class ReservationNotActive(Refusal):
     message = "reservation {reservation_id} is {state}; reserve anew"
 
 
+@dataclass(eq=False)
+class ReservationOrdered(ReservationNotActive):
+    """What a reservation held was ordered, by whoever came first."""
+
+    order_id: str
+    message = "reservation {reservation_id} is {state}: it became order {order_id}; read that"
+
+
 # ----------------------------------------------------------------------------------------------------------- transfers
 @dataclass(eq=False)
 class TransferNotFound(Refusal):
@@ -440,6 +448,25 @@ class CartNotOpen(Refusal):
     reason = "CART_NOT_OPEN"
     kind = Kind.PRECONDITION
     message = "cart {cart_id} is {state}, see {successor}; go on with an open cart"
+
+
+@dataclass(eq=False)
+class CartOrdered(CartNotOpen):
+    """A cart was ordered, by whoever came first."""
+
+    order_id: str
+    message = "cart {cart_id} is {state}: it became order {order_id}; read that, or go on with an open cart"
+
+
+@dataclass(eq=False)
+class CartLocked(Refusal):
+    """Somebody pays for a cart: until that has ended, nobody else changes, claims or orders it."""
+
+    cart_id: str
+    order_id: str
+    reason = "CART_LOCKED"
+    kind = Kind.PRECONDITION
+    message = "cart {cart_id} is being paid for, to become order {order_id}; wait for the outcome"
 
 
 @dataclass(eq=False)
@@ -617,8 +644,23 @@ class CartChanged(Refusal):
 
 
 @dataclass(eq=False)
+class CartTotalChanged(Refusal):
+    """A cart costs something else than the customer agreed to."""
+
+    cart_id: str
+    expected_minor: int
+    total_minor: int
+    currency: str
+    reason = "CART_CHANGED"
+    kind = Kind.PRECONDITION
+    message = (
+        "cart {cart_id} costs {total_minor} minor units of {currency}, not {expected_minor}; show it to the customer"
+    )
+
+
+@dataclass(eq=False)
 class TotalChanged(Refusal):
-    """Prices changed since the customer agreed to a total."""
+    """Prices of what is ordered without a cart changed since the customer agreed to a total."""
 
     expected_minor: int
     total_minor: int

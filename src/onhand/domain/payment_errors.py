@@ -91,12 +91,13 @@ class PaymentPending(Refusal):
 
 @dataclass(eq=False)
 class CheckoutUnderWay(Refusal):
-    """Another request is paying for the same reservation."""
+    """Somebody pays for a reservation: until that has ended, nobody else changes, releases or orders it."""
 
     reservation_id: str
+    order_id: str
     reason = "CHECKOUT_UNDER_WAY"
     kind = Kind.PRECONDITION
-    message = "reservation {reservation_id} is being paid for by another request; wait for its outcome"
+    message = "reservation {reservation_id} is being paid for, to become order {order_id}; wait for the outcome"
 
 
 @dataclass(eq=False)

@@ -84,6 +84,23 @@ CHECKOUTS = Rule(
      WHERE (c.state = 'PLACED') <> (o.order_id IS NOT NULL) OR (c.state = 'REFUSED' AND t.minor <> 0)""",
 )
 
+CHECKOUTS_KEEP = Rule(
+    "checkouts_keep",
+    "What a checkout that is under way pays for is kept for it, and nothing is kept for one that has ended.",
+    """
+    SELECT 'cart ' || cart_id AS what, locked_for AS order_id, 'nobody pays for it' AS problem FROM carts c
+     WHERE locked_for IS NOT NULL AND NOT EXISTS (
+           SELECT FROM checkouts p WHERE p.order_id = c.locked_for AND p.cart_id = c.cart_id AND p.state = 'PENDING')
+     UNION ALL
+    SELECT 'reservation ' || reservation_id, pinned_for, 'nobody pays for it' FROM claims c
+     WHERE c.state = 'active' AND pinned_for IS NOT NULL AND NOT EXISTS (
+           SELECT FROM checkouts p
+            WHERE p.order_id = c.pinned_for AND p.reservation_id = c.reservation_id AND p.state = 'PENDING')
+     UNION ALL
+    SELECT 'cart ' || p.cart_id, p.order_id, 'others may change it' FROM checkouts p JOIN carts c USING (cart_id)
+     WHERE p.state = 'PENDING' AND c.locked_for IS DISTINCT FROM p.order_id""",
+)
+
 GIFT_CARDS = Rule(
     "gift_card_balances",
     "What is on a gift card is the sum of its movements.",
@@ -112,4 +129,13 @@ GIFT_CARDS_SPENT = Rule(
       FROM due d FULL JOIN moved m USING (operation_id, gift_card_id) WHERE d.minor IS DISTINCT FROM m.minor""",
 )
 
-PAYMENT_RULES = (PAYMENT_SUMS, MONEY_KEPT, CAPTURED, TENDERS_OF, CHECKOUTS, GIFT_CARDS, GIFT_CARDS_SPENT)
+PAYMENT_RULES = (
+    PAYMENT_SUMS,
+    MONEY_KEPT,
+    CAPTURED,
+    TENDERS_OF,
+    CHECKOUTS,
+    CHECKOUTS_KEEP,
+    GIFT_CARDS,
+    GIFT_CARDS_SPENT,
+)

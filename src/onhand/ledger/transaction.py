@@ -13,8 +13,10 @@ from onhand.domain.errors import (
     LocationNotFound,
     ReservationNotActive,
     ReservationNotFound,
+    ReservationOrdered,
     SkuNotFound,
 )
+from onhand.domain.payment_errors import CheckoutUnderWay
 from onhand.domain.stock import Bucket, Level, Movement, Policy, Position, apply_movements
 from onhand.ids import new_id
 from onhand.ledger import shortfalls
@@ -87,17 +89,26 @@ SELECT head.location_id, head.last_number, d.lines::jsonb
 RETURNING location_id, number"""
 
 # `whole`: how many claims should have been updated. The sweeper may have expired some of them since this transaction began.
+# A claim that is pinned is the checkout's that pays for it, and nobody else's. State and deadline are asked for so that no index of
+# active claims serves: planned while there are few, it would read all of them for ever.
 WHOLE = """(SELECT count(*) FROM claims o WHERE o.reservation_id = $1 AND o.state IN ('active', 'expired')) AS whole"""
 CONFIRM = f"""
 UPDATE claims SET state = 'confirmed', order_id = $2, closed_time = now()
- WHERE reservation_id = $1 AND state = 'active' AND deadline > now()
+ WHERE reservation_id = $1 AND coalesce(state, '') = 'active' AND deadline - now() > interval '0'
+   AND coalesce(pinned_for, $2) = $2
 RETURNING location_id, claim_id, lines, channel, customer_id, {WHOLE}"""
 RELEASE = f"""
 UPDATE claims SET state = 'released', closed_time = now()
- WHERE reservation_id = $1 AND state = 'active' AND deadline > now() RETURNING location_id, claim_id, {WHOLE}"""
+ WHERE reservation_id = $1 AND coalesce(state, '') = 'active' AND deadline - now() > interval '0'
+   AND pinned_for IS NULL RETURNING location_id, claim_id, {WHOLE}"""
 EXTEND = f"""
 UPDATE claims SET deadline = greatest(deadline, $2)
- WHERE reservation_id = $1 AND state = 'active' AND deadline > now() RETURNING claim_id, {WHOLE}"""
+ WHERE reservation_id = $1 AND coalesce(state, '') = 'active' AND deadline - now() > interval '0' RETURNING claim_id, {WHOLE}"""
+PIN = f"""
+UPDATE claims SET deadline = greatest(deadline, $2), pinned_for = $3
+ WHERE reservation_id = $1 AND coalesce(state, '') = 'active' AND deadline - now() > interval '0'
+   AND pinned_for IS NULL RETURNING location_id, claim_id, lines, channel, customer_id, {WHOLE}"""
+UNPIN = "UPDATE claims SET pinned_for = NULL WHERE reservation_id = $1 AND coalesce(state, '') = 'active' AND pinned_for = $2"
 REPLACE = """
 INSERT INTO claims (location_id, claim_id, reservation_id, state, channel, customer_id, lines, deadline)
 SELECT c.location_id, c.claim_id, $1, 'active', old.channel, old.customer_id, c.lines::jsonb, old.deadline
@@ -106,7 +117,7 @@ SELECT c.location_id, c.claim_id, $1, 'active', old.channel, old.customer_id, c.
 ON CONFLICT DO NOTHING RETURNING claim_id"""
 # The newest row of each location says what became of a reservation: a change closes the older ones.
 WHY_NOT_ACTIVE = """
-SELECT CASE WHEN state = 'active' AND deadline <= now() THEN 'expired' ELSE state END AS state
+SELECT CASE WHEN state = 'active' AND deadline <= now() THEN 'expired' ELSE state END AS state, order_id, pinned_for
   FROM claims WHERE reservation_id = $1 ORDER BY (state = 'confirmed') DESC, created_time DESC LIMIT 1"""
 CONSUME = """
 INSERT INTO claims (location_id, claim_id, state, channel, lines, deadline, closed_time)
@@ -181,22 +192,35 @@ class Transaction:
 
     @step("ledger.confirm", model=("confirm",))
     async def confirm_reservation(self, reservation_id: UUID, order_id: UUID) -> list[ConfirmedClaim]:
-        """Makes an active reservation the order's, everywhere. Raises ReservationNotFound, ReservationNotActive."""
-        rows = await self._update_reservation(CONFIRM, reservation_id, order_id)
-        confirmed = [
-            ConfirmedClaim(
-                r["location_id"], r["claim_id"], [(s, q) for s, q in r["lines"]], r["channel"], r["customer_id"]
-            )
-            for r in rows
-        ]
+        """Makes an active reservation the order's, everywhere.
+
+        Raises ReservationNotFound, ReservationNotActive, CheckoutUnderWay.
+        """
+        confirmed = _held(await self._update_reservation(CONFIRM, reservation_id, order_id))
         for c in confirmed:
             self._settlement(c.location_id).forget.append(c.claim_id)
             self._cover(c.location_id, c.lines)
-        return sorted(confirmed, key=lambda c: c.location_id)
+        return confirmed
+
+    @step("ledger.pin", model=("extend",))
+    async def pin_reservation(self, reservation_id: UUID, deadline: datetime, order_id: UUID) -> list[ConfirmedClaim]:
+        """Keeps an active reservation for an order to be, and until a deadline at least; what it holds.
+
+        Raises ReservationNotFound, ReservationNotActive, CheckoutUnderWay.
+        """
+        return _held(await self._update_reservation(PIN, reservation_id, deadline, order_id))
+
+    @step("ledger.unpin")
+    async def unpin_reservation(self, reservation_id: UUID, order_id: UUID) -> None:
+        """An order is not to be: its reservation is anybody's again who knows it."""
+        await self.connection.execute(UNPIN, reservation_id, order_id)
 
     @step("ledger.release", model=("release",))
     async def release_reservation(self, reservation_id: UUID) -> None:
-        """Gives an active reservation back, everywhere. Raises ReservationNotFound, ReservationNotActive."""
+        """Gives an active reservation back, everywhere.
+
+        Raises ReservationNotFound, ReservationNotActive, CheckoutUnderWay.
+        """
         for row in await self._update_reservation(RELEASE, reservation_id):
             self._settlement(row["location_id"]).give_back.append(row["claim_id"])
 
@@ -206,18 +230,23 @@ class Transaction:
         await self._update_reservation(EXTEND, reservation_id, deadline)
 
     async def _update_reservation(self, statement: str, reservation_id: UUID, *values: object) -> Sequence[Any]:
-        """Updates all active claims of a reservation. Raises ReservationNotFound, ReservationNotActive."""
+        """Updates all active claims of a reservation. Raises ReservationNotFound, ReservationNotActive, CheckoutUnderWay."""
         for _ in range(RESERVATION_ATTEMPTS_MAX):
             rows = await self.connection.fetch(statement, reservation_id, *values)
             if rows:
                 if len(rows) < rows[0]["whole"]:
                     raise ReservationNotActive(str(reservation_id), "EXPIRED")
                 return rows
-            state = await self.connection.fetchval(WHY_NOT_ACTIVE, reservation_id)
-            if state is None:
+            row = await self.connection.fetchrow(WHY_NOT_ACTIVE, reservation_id)
+            if row is None:
                 raise ReservationNotFound(str(reservation_id))
-            if state != "active":  # else a change was committed meanwhile: look at its claims
-                raise ReservationNotActive(str(reservation_id), state.upper())
+            if row["state"] == "confirmed":
+                raise ReservationOrdered(str(reservation_id), "CONFIRMED", str(row["order_id"]))
+            if row["state"] != "active":
+                raise ReservationNotActive(str(reservation_id), row["state"].upper())
+            if row["pinned_for"] is not None:
+                raise CheckoutUnderWay(str(reservation_id), str(row["pinned_for"]))
+            # A change was committed meanwhile: look at its claims.
         raise LedgerUnavailable("the reservation was changed again and again")
 
     @step("ledger.swap", model=("swap",))
@@ -414,6 +443,15 @@ class Transaction:
             for row in rows:
                 self._settlement(row["location_id"]).number = row["number"]
         return list(self._settlements.values())
+
+
+def _held(rows: Sequence[Any]) -> list[ConfirmedClaim]:
+    """What claims hold, by location."""
+    found = [
+        ConfirmedClaim(r["location_id"], r["claim_id"], [(s, q) for s, q in r["lines"]], r["channel"], r["customer_id"])
+        for r in rows
+    ]
+    return sorted(found, key=lambda c: c.location_id)
 
 
 def _merged(lines: list[tuple[str, int, int | None]]) -> list[tuple[str, int, int | None]]:

@@ -1,9 +1,10 @@
 """PlaceOrder paid by a gateway: prepare, pay outside of any transaction, finish once.
 
-1. One transaction stores the checkout with the order's id, its tenders and the authorizations to ask for, extends the
-   reservation, and enqueues the job that finishes it.
+1. One transaction stores the checkout with the order's id, its prices, its tenders and the authorizations to ask for, locks the
+   cart, pins and extends the reservation, and enqueues the job that finishes it.
 2. The gateway is asked, under the ids of the authorizations. Whoever asks again gets the same answer.
-3. One transaction places the order, with that id; or the checkout is refused, and what was authorized is voided by jobs.
+3. One transaction places the order, with that id; or the checkout is refused, what it held is free, and what was authorized is
+   voided by jobs.
 
 A crash anywhere leaves a checkout that is PENDING, which a repeat of the call or the job carries on from 2.
 """
@@ -16,10 +17,11 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from onhand import carts, catalog
+from onhand import carts
 from onhand.caller import Caller
 from onhand.crash import step
-from onhand.domain.errors import FulfillmentNotOffered, Kind, Refusal, RequestIdReused, ReservationNotActive
+from onhand.domain.cart import UnitPrice
+from onhand.domain.errors import CartLocked, Kind, LedgerUnavailable, Refusal, RequestIdReused
 from onhand.domain.payment import CaptureAt, Operation, Outcome, Provider
 from onhand.domain.payment_errors import (
     CheckoutUnderWay,
@@ -29,15 +31,14 @@ from onhand.domain.payment_errors import (
 )
 from onhand.ids import new_id
 from onhand.jobs import Jobs, NotYet, enqueue
-from onhand.ledger.claims import ConfirmedClaim
 from onhand.ledger.mutation import Ledger, body_hash
 from onhand.ledger.transaction import Transaction
-from onhand.orders import payments, place, store
+from onhand.orders import payments, place
 from onhand.orders.place import Checkout
 from onhand.orders.store import NewOrder
 from onhand.payments import store as money
 from onhand.payments.settling import Settling, settle_later
-from onhand.sourcing.capacity import take_on
+from onhand.postgres import Connection
 from onhand.v1 import order_pb2 as pb
 
 FINISH = "checkout.finish"
@@ -46,16 +47,22 @@ FINISH_AFTER_SECONDS = 45.0
 """When the job looks after a checkout: later than any call that pays for one may take."""
 HELD_SECONDS = 900.0
 """How long a reservation is kept at least, once somebody pays for it."""
+BEGIN_ATTEMPTS_MAX = 5
+"""How often a checkout is begun that met another one, which was refused meanwhile."""
 REASON = "CHECKOUT_REFUSED"
 """Of voids of what was authorized for an order that was not placed."""
 
 BEGIN = """
-INSERT INTO checkouts (order_id, request_id, body_hash, request, gift_cards, reservation_id, actor)
-VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING true"""
+INSERT INTO checkouts (order_id, request_id, body_hash, request, gift_cards, reservation_id, actor, cart_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING true"""
 OF_REQUEST = """
 SELECT order_id, body_hash FROM checkouts WHERE request_id = $1 AND state <> 'REFUSED'"""
+OF_RESERVATION = "SELECT order_id FROM checkouts WHERE reservation_id = $1 AND state = 'PENDING'"
+OF_CART = "SELECT order_id FROM checkouts WHERE cart_id = $1 AND cart_id IS NOT NULL AND state = 'PENDING'"
+AGREED = "UPDATE checkouts SET prices = $2 WHERE order_id = $1"
 READ = """
-SELECT c.order_id, c.request_id, c.body_hash, c.request, c.gift_cards, c.reservation_id, c.actor, c.state, c.refusal, (
+SELECT c.order_id, c.request_id, c.body_hash, c.request, c.gift_cards, c.reservation_id, c.actor, c.state, c.refusal,
+       c.cart_id, c.prices, (
     SELECT json_agg(json_build_array(p.operation_id, p.tender_number) ORDER BY p.operation_number)
       FROM payment_operations p WHERE p.order_id = c.order_id AND p.kind = 'AUTHORIZE') AS authorizations
   FROM checkouts c WHERE c.order_id = $1"""
@@ -63,9 +70,6 @@ SELECT c.order_id, c.request_id, c.body_hash, c.request, c.gift_cards, c.reserva
 END = """
 UPDATE checkouts SET state = $2, refusal = $3, updated_time = now()
  WHERE order_id = $1 AND coalesce(state, '') = 'PENDING' RETURNING true"""
-HELD = """
-SELECT location_id, claim_id, lines, channel, customer_id FROM claims
- WHERE reservation_id = $1 AND state = 'active' AND deadline > now() ORDER BY location_id"""
 INSERT_TENDERS = """
 INSERT INTO tenders (order_id, tender_number, kind, amount_minor, reference, provider, payment_method, capture_at)
 SELECT $1, t.* FROM unnest($2::int[], $3::text[], $4::int8[], $5::text[], $6::text[], $7::text[], $8::text[]) AS t"""
@@ -102,9 +106,16 @@ class Checkouts:
                 raise NotYet(str(refusal)) from refusal
 
     # -------------------------------------------------------------------------------------------------------- prepare
-    @step("ledger.begin_checkout")
     async def _begin(self, wanted: Checkout) -> tuple[UUID, bool]:
         """The id of the order to be, and whether this call began it. Raises what `place` of an order raises."""
+        for _ in range(BEGIN_ATTEMPTS_MAX):
+            if begun := await self._begin_once(wanted):
+                return begun
+        raise LedgerUnavailable("other checkouts of the same began and were refused again and again")
+
+    @step("ledger.begin_checkout")
+    async def _begin_once(self, wanted: Checkout) -> tuple[UUID, bool] | None:
+        """As `_begin`; None where it met one that was refused meanwhile."""
         request, order_id, digest = wanted.request, new_id(), body_hash(wanted.request)
         stored = pb.PlaceOrderRequest()
         stored.CopyFrom(request)
@@ -114,17 +125,20 @@ class Checkouts:
         async with self._ledger.database.transaction() as connection:
             is_new = await connection.fetchval(
                 *(BEGIN, order_id, request.request_id, digest, stored.SerializeToString(), cards),
-                *(wanted.reservation_id, wanted.actor),
+                *(wanted.reservation_id, wanted.actor, wanted.cart_id),
             )
             if not is_new:
                 found = await connection.fetchrow(OF_REQUEST, request.request_id)
                 if found is None:
-                    raise CheckoutUnderWay(str(wanted.reservation_id))
+                    await _refuse_second(connection, wanted)
+                    return None
                 if found["body_hash"] != digest:
                     raise RequestIdReused(request.request_id, type(request).__name__)
                 return found["order_id"], False
             tx = Transaction(connection)
             order = await _prepared(tx, wanted, order_id)
+            prices = [[line.sku, line.amount_minor, line.price_quantity] for line in order.lines]
+            await connection.execute(AGREED, order_id, prices)
             await _ask_for(tx, order)
             await enqueue(
                 connection,
@@ -146,7 +160,7 @@ class Checkouts:
             # By whoever else was at it. A repeat is judged anew, and told why.
             raise PaymentPending(str(order_id), f"this attempt was refused meanwhile: {row['refusal']}")
         try:
-            return await self._place(order_id, wanted, row["body_hash"])
+            return await self._place(order_id, wanted, row["body_hash"], row["prices"])
         except Refusal as refusal:
             if _is_final(refusal) and not await self._abandon(order_id, refusal.reason):
                 # Whoever else was at it has ended it meanwhile.
@@ -164,11 +178,13 @@ class Checkouts:
                 await self._abandon(order_id, PaymentDeclined.reason)
                 raise PaymentDeclined(str(order_id), tender_number, detail)
 
-    async def _place(self, order_id: UUID, wanted: Checkout, digest: bytes) -> pb.PlaceOrderResponse:
+    async def _place(self, order_id: UUID, wanted: Checkout, digest: bytes, prices: Any) -> pb.PlaceOrderResponse:
+        agreed = None if prices is None else {sku: UnitPrice(*price) for sku, *price in prices}
+
         async def work(tx: Transaction) -> pb.PlaceOrderResponse:
             if not await tx.connection.fetchval(END, order_id, "PLACED", ""):
                 raise PaymentPending(str(order_id), "the checkout was refused meanwhile")
-            return await place.place(tx, wanted, order_id, _capture_at_once)
+            return await place.place(tx, wanted, order_id, _capture_at_once, agreed)
 
         return await self._ledger.mutate(wanted.request, pb.PlaceOrderResponse, work, digest=digest)
 
@@ -189,6 +205,10 @@ class Checkouts:
             if not await connection.fetchval(END, order_id, "REFUSED", reason):
                 return False
             row: Any = await connection.fetchrow(READ, order_id)
+            tx = Transaction(connection)
+            await tx.unpin_reservation(row["reservation_id"], order_id)
+            if row["cart_id"] is not None:
+                await carts.unlock(connection, row["cart_id"], order_id)
             tenders = await money.lock_tenders(connection, order_id)
             voids = [
                 money.operation(number, Operation.VOID, t.tendered.payment.amount_minor, is_done=False)
@@ -209,7 +229,6 @@ class Checkouts:
             # One that was never asked for, or is not known, is asked for, and then voided.
             for operation_id in [UUID(o) for o, _ in row["authorizations"]] + [v.operation_id for v in voids]:
                 await settle_later(connection, operation_id)
-            tx = Transaction(connection)
             tx.emit(
                 "onhand.checkout.refused.v1",
                 f"checkout/{order_id}",
@@ -229,29 +248,22 @@ def _is_final(refusal: Refusal) -> bool:
     return refusal.kind not in (Kind.UNAVAILABLE, Kind.EXHAUSTED)
 
 
+async def _refuse_second(connection: Connection, wanted: Checkout) -> None:
+    """Raises CheckoutUnderWay, CartLocked: somebody else is paying, and for which order to be."""
+    if order_id := await connection.fetchval(OF_RESERVATION, wanted.reservation_id):
+        raise CheckoutUnderWay(str(wanted.reservation_id), str(order_id))
+    if order_id := await connection.fetchval(OF_CART, wanted.cart_id):
+        raise CartLocked(str(wanted.cart_id), str(order_id))
+
+
 async def _prepared(tx: Transaction, wanted: Checkout, order_id: UUID) -> NewOrder:
-    """The order as it would be placed now; its reservation is kept for as long as paying takes."""
+    """The order as it would be placed now; its reservation and its cart are kept for it for as long as paying takes."""
     now = await tx.connection.fetchval("SELECT now()")
-    await tx.extend_reservation(wanted.reservation_id, now + timedelta(seconds=HELD_SECONDS))
-    rows = await tx.connection.fetch(HELD, wanted.reservation_id)
-    if not rows:
-        raise ReservationNotActive(str(wanted.reservation_id), "EXPIRED")
-    claims = [
-        ConfirmedClaim(r["location_id"], r["claim_id"], [(s, q) for s, q in r["lines"]], r["channel"], r["customer_id"])
-        for r in rows
-    ]
-    place.check_reservation(wanted, claims)
-    cart, prices = None, {}
-    if wanted.cart_id is None:
-        reserved = place.reserved(claims)
-        prices = await catalog.read_prices(tx.connection, wanted.request.currency_code, reserved)
-    else:
-        cart = await carts.read_cart_for_order(tx.connection, wanted.cart_id)
-    order, _ = place.new_order(wanted, order_id, claims, cart, prices)
-    if refused := await store.not_offered(tx.connection, wanted.choices.items()):
-        raise FulfillmentNotOffered(*refused)
-    await take_on(tx, order_id, place.units_at(claims))  # else it would be paid for, and then refused
-    return await payments.with_gift_cards(tx, order)
+    claims = await tx.pin_reservation(wanted.reservation_id, now + timedelta(seconds=HELD_SECONDS), order_id)
+    order, _ = await place.priced(tx, wanted, order_id, claims)
+    if wanted.cart_id is not None:
+        await carts.keep_for(tx.connection, wanted.cart_id, order_id)
+    return order
 
 
 async def _ask_for(tx: Transaction, order: NewOrder) -> None:

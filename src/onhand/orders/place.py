@@ -19,6 +19,7 @@ from onhand.domain.cart import CartLine, UnitPrice
 from onhand.domain.errors import (
     CartChanged,
     CartOfAnotherCustomer,
+    CartTotalChanged,
     CurrencyMismatch,
     FulfillmentChoiceMismatch,
     FulfillmentNotOffered,
@@ -87,23 +88,14 @@ async def place(
     wanted: Checkout,
     order_id: UUID,
     capture: Callable[[Transaction, NewOrder], Awaitable[None]] | None = None,
+    agreed: Mapping[str, UnitPrice] | None = None,
 ) -> pb.PlaceOrderResponse:
     """Places an order, whatever a gateway pays of it authorized before; and says why it is refused.
 
-    `capture` is called once it is written, before levels are locked.
+    `capture` is called once it is written, before levels are locked. `agreed`: what skus cost, where that was settled before.
     """
     claims = await tx.confirm_reservation(wanted.reservation_id, order_id)
-    check_reservation(wanted, claims)
-    if wanted.cart_id is None:
-        cart = None
-        prices = await catalog.read_prices(tx.connection, wanted.request.currency_code, reserved(claims))
-    else:
-        cart, prices = await carts.read_cart_for_order(tx.connection, wanted.cart_id), {}
-    order, pickup_codes = new_order(wanted, order_id, claims, cart, prices)
-    if refused := await store.not_offered(tx.connection, wanted.choices.items()):
-        raise FulfillmentNotOffered(*refused)
-    await take_on(tx, order_id, units_at(claims))
-    order = await payments.with_gift_cards(tx, order)
+    order, pickup_codes = await priced(tx, wanted, order_id, claims, agreed)
     await store.insert_order(tx.connection, order)
     await payments.redeem(tx, order)
     if capture is not None:
@@ -117,6 +109,31 @@ async def place(
     if await _allocate(tx, claims, order, wanted):
         placed = await read_order(tx.connection, order_id)
     return pb.PlaceOrderResponse(order=placed, pickup_codes=pickup_codes)
+
+
+async def priced(
+    tx: Transaction,
+    wanted: Checkout,
+    order_id: UUID,
+    claims: Sequence[ConfirmedClaim],
+    agreed: Mapping[str, UnitPrice] | None = None,
+) -> tuple[NewOrder, list[pb.PickupCode]]:
+    """The order that claims become, at today's prices unless others were agreed to; its cart and its gift cards are locked."""
+    check_reservation(wanted, claims)
+    prices = agreed
+    if wanted.cart_id is not None:
+        cart = await carts.read_cart_for_order(tx.connection, wanted.cart_id, order_id)
+        if agreed is not None:
+            cart = carts.priced(cart, agreed)
+    else:
+        cart = None
+        if prices is None:
+            prices = await catalog.read_prices(tx.connection, wanted.request.currency_code, reserved(claims))
+    order, pickup_codes = new_order(wanted, order_id, claims, cart, prices or {})
+    if refused := await store.not_offered(tx.connection, wanted.choices.items()):
+        raise FulfillmentNotOffered(*refused)
+    await take_on(tx, order_id, units_at(claims))
+    return await payments.with_gift_cards(tx, order), pickup_codes
 
 
 def check_reservation(wanted: Checkout, claims: Sequence[ConfirmedClaim]) -> None:
@@ -139,7 +156,8 @@ def new_order(
 ) -> tuple[NewOrder, list[pb.PickupCode]]:
     """The order that a reservation, checked before, becomes; `prices` are used where there is no cart.
 
-    Raises `CartOfAnotherCustomer`, `CurrencyMismatch`, `CartChanged`, `PriceNotFound`, `TotalChanged`, `TendersMismatch`.
+    Raises `CartOfAnotherCustomer`, `CurrencyMismatch`, `CartChanged`, `CartTotalChanged`, `PriceNotFound`, `TotalChanged`,
+    `TendersMismatch`.
     """
     request, held = wanted.request, reserved(claims)
     customer_id = request.customer_id or claims[0].customer_id
@@ -221,6 +239,8 @@ def _check_total(request: pb.PlaceOrderRequest, total_minor: int, currency: str)
     if expected_currency != currency:
         raise CurrencyMismatch(currency, expected_currency)
     if expected_minor != total_minor:
+        if request.cart_id:
+            raise CartTotalChanged(request.cart_id, expected_minor, total_minor, currency)
         raise TotalChanged(expected_minor, total_minor, currency)
 
 

@@ -38,11 +38,11 @@ log = logging.getLogger(__name__)
 READ = """
 SELECT w.place, c.location_id, c.claim_id, c.channel, c.customer_id, line ->> 0 AS sku, (line ->> 1)::int8 AS quantity, p.name,
        r.amount_minor, r.price_quantity, l.offers_pickup, l.offers_shipping,
-       c.state = 'active' AND c.deadline > now() AND s.is_there AND l.daily_orders_max = 0 AND l.daily_units_max = 0 AS is_plain,
-       now() AS now
+       c.state = 'active' AND c.deadline > now() AND c.pinned_for IS NULL AND s.is_there
+           AND l.daily_orders_max = 0 AND l.daily_units_max = 0 AS is_plain, now() AS now
   FROM unnest($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS w (reservation_id, currency, request_id, place)
  CROSS JOIN LATERAL (
-    SELECT location_id, claim_id, channel, customer_id, lines, state, deadline FROM claims
+    SELECT location_id, claim_id, channel, customer_id, lines, state, deadline, pinned_for FROM claims
      WHERE reservation_id = w.reservation_id AND state IN ('active', 'expired') OFFSET 0) AS c
  CROSS JOIN LATERAL jsonb_array_elements(c.lines) AS line
  CROSS JOIN LATERAL (SELECT name FROM products WHERE sku = line ->> 0 LIMIT 1) AS p
@@ -86,12 +86,14 @@ class Placing:
     async def _round(self, wanted: Sequence[Checkout]) -> list[pb.PlaceOrderResponse | None]:
         """The answers; None to whom it is for itself. Raises LedgerUnavailable: the outcome is unknown of all."""
         places: dict[int, Checkout] = {}
-        requests, reservations = set[str](), set[UUID]()
+        requests, once = set[str](), set[UUID]()
         for place, each in enumerate(wanted):
-            if each.request.request_id not in requests and each.reservation_id not in reservations:
+            # Of a cart, too, there is one order.
+            ids = {each.reservation_id} if each.cart_id is None else {each.reservation_id, each.cart_id}
+            if each.request.request_id not in requests and not ids & once:
                 places[place] = each
                 requests.add(each.request.request_id)
-                reservations.add(each.reservation_id)
+                once |= ids
         answers: list[pb.PlaceOrderResponse | None] = [None] * len(wanted)
         for _ in range(together.ATTEMPTS_MAX):
             planned = await self._plan(places)

@@ -93,13 +93,13 @@ PLACE = f"""{_REQUEST}, claim AS (
       FROM unnest({{claim_reservation}}, {{claim_id}}, {{claim_order}}) AS n (reservation_id, claim_id, order_id)
      WHERE (SELECT count(*) FROM request) = cardinality({{request_id}})
        AND c.reservation_id = ANY ({{reservation_id}}) AND c.reservation_id = n.reservation_id AND c.claim_id = n.claim_id
-       AND coalesce(c.state, '') = 'active' AND c.deadline - now() > interval '0'
+       AND coalesce(c.state, '') = 'active' AND c.deadline - now() > interval '0' AND c.pinned_for IS NULL
     RETURNING true
 ), cart AS (
     UPDATE carts c SET state = 'ORDERED', order_id = n.order_id, version = c.version + 1, updated_time = now()
       FROM unnest({{closed_cart}}, {{cart_version}}, {{cart_order}}) AS n (cart_id, version, order_id)
      WHERE (SELECT count(*) FROM claim) = cardinality({{claim_id}})
-       AND c.cart_id = n.cart_id AND c.version = n.version AND c.state = 'OPEN'
+       AND c.cart_id = n.cart_id AND c.version = n.version AND c.state = 'OPEN' AND c.locked_for IS NULL
     RETURNING true
 ), epochs AS MATERIALIZED (
     SELECT location_id FROM location_epochs

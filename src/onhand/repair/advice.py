@@ -35,6 +35,8 @@ NEXT_STEPS = {
     "captured_is_refunded_or_kept": _MONEY,
     "tenders_belong": _RESTORE,
     "checkouts_end": _MONEY,
+    "checkouts_keep": "Read what became of that checkout; then set locked_for of the cart, or pinned_for of the claims, "
+    + "to NULL in the database.",
     "gift_card_balances": _RESTORE,
     "gift_cards_spent_once": _RESTORE,
     "returns_held_once": _ORDER,

@@ -18,10 +18,12 @@ from onhand.domain.errors import (
     LocationNotFound,
     ReservationNotActive,
     ReservationNotFound,
+    ReservationOrdered,
     Short,
     SkuNotFound,
     invalid,
 )
+from onhand.domain.payment_errors import CheckoutUnderWay
 from onhand.domain.stock import MAX_QUANTITY, sum_lines
 from onhand.ids import new_id, parse_id
 from onhand.ledger.claims import Claim, ClaimRefused
@@ -52,7 +54,7 @@ KNOWN_SKUS_MAX = 100_000
 
 # A change inserts the new claims of a reservation together: the youngest rows are what it holds, or held last.
 RESERVATION = """
-SELECT location_id, claim_id, lines, channel, customer_id, deadline, order_id,
+SELECT location_id, claim_id, lines, channel, customer_id, deadline, order_id, pinned_for,
        CASE WHEN state = 'active' AND deadline <= now() THEN 'expired' ELSE state END AS state
   FROM claims c WHERE reservation_id = $1
    AND created_time = (SELECT max(created_time) FROM claims WHERE reservation_id = $1)
@@ -79,6 +81,7 @@ class Standing:
     customer_id: str
     deadline: datetime
     order_id: UUID | None
+    pinned_for: UUID | None
     claims: dict[str, UUID]
     wants: Wants
 
@@ -332,7 +335,7 @@ class Reservations:
         is_swept = False
         for _ in range(RESERVE_ATTEMPTS_MAX):
             old = await self.standing(reservation_id)
-            if old.state != "active":
+            if old.state != "active" or old.pinned_for is not None:
                 return await self._first_or(request, v1.ChangeReservationResponse, old)
             try:
                 held = await self._claims.take(
@@ -365,9 +368,13 @@ class Reservations:
 
     async def _first_or(self, request: Mutation, response_type: type[Answer], old: Standing) -> Answer:
         known = await self._ledger.find_answer(request, response_type)
-        if known is None:
+        if known is not None:
+            return known
+        if old.order_id is not None:
+            raise ReservationOrdered(str(old.reservation_id), old.state.upper(), str(old.order_id))
+        if old.state != "active":
             raise ReservationNotActive(str(old.reservation_id), old.state.upper())
-        return known
+        raise CheckoutUnderWay(str(old.reservation_id), str(old.pinned_for))
 
     async def _swap(
         self, request: v1.ChangeReservationRequest, old: Standing, held: Held
@@ -453,6 +460,7 @@ def _standing(reservation_id: UUID, rows: Sequence[Any]) -> Standing:
         first["customer_id"],
         first["deadline"],
         first["order_id"],
+        first["pinned_for"],
         {r["location_id"]: r["claim_id"] for r in rows},
         [(r["location_id"], [(s, q) for s, q in r["lines"]]) for r in rows],
     )
