@@ -49,7 +49,8 @@ class Rows:
             if found := await _filled(connection, self.tables):
                 await connection.execute("; ".join(f"DELETE FROM {table}" for table in found))
             inserts = ", ".join(
-                f"i{n} AS (INSERT INTO {t} OVERRIDING SYSTEM VALUE SELECT * FROM jsonb_populate_recordset(NULL::{t}, $1::jsonb -> '{t}'))"
+                f"i{n} AS (INSERT INTO {t} OVERRIDING SYSTEM VALUE"
+                f" SELECT * FROM jsonb_populate_recordset(NULL::{t}, $1::jsonb -> '{t}'))"
                 for n, t in enumerate(self.filled)
             )
             await connection.execute(f"WITH {inserts} SELECT $1::jsonb", self.rows)
