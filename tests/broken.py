@@ -34,9 +34,9 @@ COUNTED, COVERED, IN_HAND, CANCELLED = (
 
 
 @asynccontextmanager
-async def verified(dsn: str, redis_url: str, providers: Any = None) -> AsyncIterator[Shop]:
+async def verified(dsn: str, redis_url: str, providers: Any = None, **settings: Any) -> AsyncIterator[Shop]:
     """A shop in which every rule holds at the end."""
-    async with open_shop(dsn, redis_url, providers) as shop:
+    async with open_shop(dsn, redis_url, providers, **settings) as shop:
         yield shop
         assert await broken_rules(shop) == []
 

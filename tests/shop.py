@@ -408,10 +408,10 @@ async def furnish(dsn: str, redis_url: str) -> None:
 
 
 @asynccontextmanager
-async def open_shop(dsn: str, redis_url: str, providers: Any = None) -> AsyncIterator[Shop]:
+async def open_shop(dsn: str, redis_url: str, providers: Any = None, **settings: Any) -> AsyncIterator[Shop]:
     """A shop of one test, audited at its end."""
     await built("shop", dsn, redis_url, furnish)
-    app = await App.open(dsn, redis_url, providers)
+    app = await App.open(dsn, redis_url, providers, **settings)
     shop = Shop(app)
     try:
         yield shop

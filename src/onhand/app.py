@@ -15,6 +15,7 @@ from onhand.carts import Carts
 from onhand.catalog import Catalog
 from onhand.clock import LedgerClock
 from onhand.domain.errors import GateUnavailable, LedgerUnavailable
+from onhand.domain.lost_stock import LostStockPolicy
 from onhand.domain.payment import Provider
 from onhand.edge.gateway import Gateway
 from onhand.edge.server import Server
@@ -27,6 +28,7 @@ from onhand.ledger.revision import check_revision
 from onhand.orders import Orders
 from onhand.orders.board import Board
 from onhand.orders.checkouts import Checkouts
+from onhand.orders.lost_stock import FullestShelf, LostStock
 from onhand.orders.waiting import Pickups
 from onhand.payments import Payments
 from onhand.payments.providers import PaymentProvider
@@ -47,7 +49,7 @@ from onhand.reservations.reserve import Reservations
 from onhand.reservations.sweep import Sweeper, repeat
 from onhand.returns import Returns
 from onhand.returns.policy_file import policy_of
-from onhand.settings import host_of, stripe_account
+from onhand.settings import host_of, lost_stock_policy, stripe_account
 from onhand.sourcing import Preview, Sourcing
 from onhand.sourcing.policy_file import load_policy
 
@@ -90,6 +92,7 @@ class App:
         connections: GateConnections,
         providers: Mapping[Provider, PaymentProvider] = MappingProxyType({}),
         sourcing_policy: SourcingPolicy | None = None,
+        lost_stock: LostStockPolicy | None = None,
     ) -> None:
         self.database = database
         self.connections = connections
@@ -111,7 +114,10 @@ class App:
         self._providers = providers
         self.jobs = Jobs(database)
         self.settling = Settling(database, self.jobs, providers)
-        checkouts = Checkouts(self.ledger, self.settling, self.jobs)
+        self.lost_stock = LostStock(
+            self.ledger, self.jobs, lost_stock or LostStockPolicy(), FullestShelf(self.ledger, self.decreases)
+        )
+        checkouts = Checkouts(self.ledger, self.settling, self.jobs, self.lost_stock.policy)
         self.pickups = Pickups(self.ledger)
         self.board = Board(self.ledger)
         self.sourcing = Sourcing(self.ledger, self.availability, self.clock, sourcing_policy or load_policy())
@@ -149,11 +155,12 @@ class App:
         redis_url: str,
         providers: Mapping[Provider, PaymentProvider] | None = None,
         sourcing_policy: SourcingPolicy | None = None,
+        lost_stock: LostStockPolicy | None = None,
     ) -> App:
         """Connects to both, waiting for what does not answer: LedgerUnavailable and GateUnavailable say where and what to do.
 
         `providers`: gateways of payments; those that the environment names, if left out. `sourcing_policy`: onhand's own if left
-        out. Raises Unusable at once where waiting does not help.
+        out. `lost_stock`: what the environment says, if left out. Raises Unusable at once where waiting does not help.
         """
         connections = GateConnections(redis_url, LIBRARY)
         ledger = f"PostgreSQL at {host_of(postgres_dsn)}"
@@ -163,7 +170,7 @@ class App:
             await patiently(ledger, lambda: check_revision(database))
             await patiently(f"Redis/Valkey at {host_of(redis_url)}", connections.check)
             known = configured_providers(os.environ) if providers is None else providers
-            app = cls(database, connections, known, sourcing_policy)
+            app = cls(database, connections, known, sourcing_policy, lost_stock or lost_stock_policy(os.environ))
             await patiently(ledger, app.prepare)
         except BaseException:
             await connections.close()

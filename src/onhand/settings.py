@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from onhand.domain.lost_stock import POLICIES, LostStockPolicy
+
 CAUSE_LENGTH_MAX = 200
 """Characters of a driver's error that a caller is told."""
 
@@ -61,6 +63,20 @@ def stripe_account(environment: Mapping[str, str]) -> StripeAccount | None:
         return None
     url = environment.get("ONHAND_STRIPE_URL", "https://api.stripe.com")
     return StripeAccount(key, url, environment.get("ONHAND_STRIPE_WEBHOOK_SECRET", ""))
+
+
+LOST_STOCK_POLICY = "ONHAND_LOST_STOCK_POLICY"
+"""What becomes of a paid order whose units went while its customer paid."""
+
+
+def lost_stock_policy(environment: Mapping[str, str]) -> LostStockPolicy:
+    """The retailer's choice; nothing is ordered if none is said. Raises Unusable."""
+    said = environment.get(LOST_STOCK_POLICY, "").replace(" ", "").lower()
+    if not said:
+        return LostStockPolicy()
+    if said not in POLICIES:
+        raise Unusable(f"{LOST_STOCK_POLICY} is {said!r}; it must be one of {', '.join(map(repr, POLICIES))}.")
+    return POLICIES[said]
 
 
 def host_of(dsn: str) -> str:

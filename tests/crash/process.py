@@ -18,6 +18,7 @@ from gateway import Gateway
 from onhand.app import App
 from onhand.crash import Step, under_way, watched
 from onhand.domain.errors import LedgerUnavailable, Refusal
+from onhand.domain.lost_stock import LostStockPolicy
 from onhand.domain.payment import Provider
 from onhand.payments.providers import OutcomeUnknown
 from onhand.postgres import Connection, Database, NotReached
@@ -91,7 +92,9 @@ class Process:
     """One server process on connections of its own."""
 
     def __init__(self, database: Database, connections: GateConnections) -> None:
-        self.app = App(_Mortal(database, self), _Wire(connections, self), {Provider.STRIPE: GATEWAY})
+        lost = LostStockPolicy(is_resourced=True)
+        providers = {Provider.STRIPE: GATEWAY}
+        self.app = App(_Mortal(database, self), _Wire(connections, self), providers, lost_stock=lost)
         self.lost: frozenset[str] = frozenset()
         """Gate functions whose calls do not get through."""
         self.target: Point | None = None

@@ -14,7 +14,7 @@ from onhand.v1 import cart_pb2, catalog_pb2, inventory_pb2, payment_pb2, types_p
 from onhand.v1 import order_pb2 as pb
 from purse import issue, payments, tender
 from shelf import dollars, request_id
-from shop import ADDRESS, BREAD, CALLER, MILK, MILK_BARCODE, NORTH, SOUTH, Shop, card, fulfillment_of, told
+from shop import ADDRESS, BREAD, CALLER, DEPOT, MILK, MILK_BARCODE, NORTH, SOUTH, Shop, card, fulfillment_of, told
 
 
 # ----------------------------------------------------------------------------------------------------------------- catalog
@@ -614,7 +614,7 @@ async def _(stage: Stage, shop: Shop) -> None:
     request.cart_id = await shop.cart({MILK: 2, BREAD: 1})
     GATEWAY.faults = ["silent"]
     assert (await told(shop.orders.place_order(request, CALLER)))[0] == "PAYMENT_PENDING"
-    await stage.pass_hints()
+    await stage.keeper.execute("UPDATE pgqueuer SET execute_after = now() - interval '1 hour'")
 
 
 @scenario("CancelOrderLines", "of what a gateway authorized")
@@ -655,6 +655,32 @@ async def _(stage: Stage, shop: Shop) -> Message:
 @scenario("jobs", "a capture by a gateway", work=lambda app: app.jobs.run_due())
 async def _(stage: Stage, shop: Shop) -> None:
     await shop.orders.place_order(await paid_by_gateway(shop), CALLER)
+
+
+@scenario(
+    "jobs",
+    "a checkout whose goods went meanwhile, and that another location brings",
+    work=lambda app: app.jobs.run_due(),
+)
+async def _(stage: Stage, shop: Shop) -> None:
+    await paid_and_lost(stage, shop)
+
+
+@scenario("jobs", "goods of a paid order that nobody brings", work=lambda app: app.jobs.run_due())
+async def _(stage: Stage, shop: Shop) -> None:
+    for place in (SOUTH, DEPOT):
+        await shop.sell(place, {MILK: 10}, 1990)
+    await paid_and_lost(stage, shop)
+    await shop.app.jobs.run_due()  # it is placed; what it lacks is looked for by another job
+
+
+async def paid_and_lost(stage: Stage, shop: Shop) -> None:
+    """Nobody knows yet whether it is paid, and a customer left with what it was to bring."""
+    request = await paid_by_gateway(shop, kind=pb.FULFILLMENT_KIND_SHIP)
+    GATEWAY.faults = ["acts"]
+    assert (await told(shop.orders.place_order(request, CALLER)))[0] == "PAYMENT_PENDING"
+    await shop.sell(NORTH, {MILK: 9}, 9 * 199)
+    await stage.keeper.execute("UPDATE pgqueuer SET execute_after = now() - interval '1 hour'")
 
 
 @scenario("HandleWebhook", "about a capture that is open")

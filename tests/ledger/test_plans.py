@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from unittest.mock import patch
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -25,6 +26,7 @@ from onhand.bench.growth.seed import seed
 from onhand.bench.growth.size import Size
 from onhand.domain.errors import Refusal
 from onhand.domain.payment import Provider
+from onhand.orders.lost_stock import settle_later
 from onhand.postgres import asyncpg_dsn
 from onhand.redis import Unreachable
 from onhand.v1 import cart_pb2, catalog_pb2, sourcing_pb2, types_pb2
@@ -77,6 +79,14 @@ WIDE = {
 """Statements, or parts of them, that may read more than READ_MAX rows, and why."""
 GATEWAY = Gateway()
 """Pays what cards pay."""
+LOSE = """
+WITH lost AS (
+    INSERT INTO shortfalls (shortfall_id, location_id, sku, fulfillment_order_id, line_number, quantity, open_quantity, cause,
+                            reference_document, next_step)
+    SELECT gen_random_uuid(), f.location_id, p.sku, fulfillment_order_id, p.line_number, 1, 1, 'LOST', '', 'CHOOSE'
+      FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id) WHERE f.order_id = $1 LIMIT 1
+    RETURNING location_id, sku)
+UPDATE stock_levels s SET short = short + 1 FROM lost WHERE (s.location_id, s.sku) = (lost.location_id, lost.sku)"""
 COLD = {
     "payments.store:CURRENCY": "one row by its order, where a checkout is refused that had authorized something",
     "ledger.invariants:_EVIDENCE": "verify reads everything",
@@ -798,6 +808,7 @@ class Trade:
             await self.call(
                 "CancelOrderLines", orders.CancelOrderLinesRequest(order_id=order.order_id, lines=cancelled)
             )
+        await self.lost_stock()
         await self.app.jobs.run_due()
         await self.app.jobs.prune()
         (operation,) = await self.app.database.pool.fetchrow(
@@ -807,6 +818,13 @@ class Trade:
             "SettleRefund",
             money.SettleRefundRequest(operation_id=operation, settlement=money.REFUND_SETTLEMENT_BY_HAND),
         )
+
+    async def lost_stock(self) -> None:
+        """An order that lacked units from the beginning, and that nobody else brings."""
+        order_id = (await self.order(3)).order.order_id
+        await self.app.database.pool.execute(LOSE, UUID(order_id))
+        async with self.app.database.connection() as connection:
+            await settle_later(connection, UUID(order_id))
 
     async def gift_cards(self) -> None:
         code, amount = "K7QF-3M9D-X2PA-88HT", dollars(500)

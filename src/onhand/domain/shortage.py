@@ -30,10 +30,22 @@ class ShortfallCause(Enum):
     """The location looked for these very units. With the next two: it does not bring them, whatever comes in there."""
     DAMAGED = "DAMAGED"
     CLOSED = "CLOSED"
+    LOST = "LOST"
+    """Somebody left with them while the customer paid, before there was an order that they could be allocated to."""
 
 
-OF_STOCK = frozenset({ShortfallCause.SALE, ShortfallCause.COUNT, ShortfallCause.REJECTION, ShortfallCause.BACKORDER})
+OF_STOCK = frozenset(
+    {
+        ShortfallCause.SALE,
+        ShortfallCause.COUNT,
+        ShortfallCause.REJECTION,
+        ShortfallCause.BACKORDER,
+        ShortfallCause.LOST,
+    }
+)
 """Causes by which units are missing in stock: `short` of a level counts these, and what comes in covers them."""
+NEVER_ALLOCATED = frozenset({ShortfallCause.BACKORDER, ShortfallCause.LOST})
+"""Those of them by which units were missing when they were ordered: claimed, and never there."""
 
 
 class ShortfallStep(Enum):
@@ -75,6 +87,7 @@ FIRST_STEP: Mapping[ShortfallCause, ShortfallStep] = MappingProxyType(
         ShortfallCause.DAMAGED: ShortfallStep.CHOOSE,
         ShortfallCause.CLOSED: ShortfallStep.CHOOSE,
         ShortfallCause.BACKORDER: ShortfallStep.WAIT,
+        ShortfallCause.LOST: ShortfallStep.CHOOSE,
     }
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onhand.domain.order import CANCELLABLE, EMPTY, HOLDING, INITIAL, LEFT, ORDER_STATES, PHASES, TRANSITIONS
-from onhand.domain.shortage import OF_STOCK
+from onhand.domain.shortage import NEVER_ALLOCATED, OF_STOCK
 from onhand.ledger.rule import Rule, sql_list
 from onhand.ledger.shortfalls import COVERED, FILLED
 
@@ -12,6 +12,7 @@ _HELD = sql_list(state.value for state in HOLDING)
 _OPEN = sql_list(state.value for state in CANCELLABLE)
 _LEFT = sql_list(state.value for state in LEFT)
 _OF_STOCK = sql_list(cause.value for cause in OF_STOCK)
+_NEVER_ALLOCATED = sql_list(cause.value for cause in NEVER_ALLOCATED)
 _EMPTY = sql_list(state.value for state in EMPTY)
 _LEGAL = ", ".join(
     f"('{kind.value}', '{state.value}')"
@@ -217,7 +218,7 @@ RETURN_TOTALS = Rule(
 ORDERS_MOVED = Rule(
     "orders_moved_once",
     "Units were allocated, freed and handed over exactly as the fulfillment orders say, once each; what was short when it was "
-    "cancelled, rejected or moved was not there to be freed, nor was what was backordered there to be allocated.",
+    "cancelled, rejected or moved was not there to be freed, nor was what was backordered or lost there to be allocated.",
     f"""
     WITH absent AS (
         SELECT s.fulfillment_order_id, s.line_number, sum(e.quantity)::int8 AS units
@@ -225,7 +226,7 @@ ORDERS_MOVED = Rule(
          WHERE e.reason IN ('CANCELLED', 'REJECTED', 'RESOURCED') AND s.cause IN ({_OF_STOCK}) GROUP BY 1, 2),
     backordered AS (
         SELECT fulfillment_order_id, line_number, sum(quantity)::int8 AS units FROM shortfalls
-         WHERE cause = 'BACKORDER' GROUP BY 1, 2),
+         WHERE cause IN ({_NEVER_ALLOCATED}) GROUP BY 1, 2),
     due AS (
         SELECT 'order/' || f.order_id AS document, f.location_id, p.sku,
                coalesce(sum(p.quantity - coalesce(b.units, 0)) FILTER (WHERE f.kind <> 'CARRY_OUT'), 0)::int8 AS allocated,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onhand.domain.order import CANCELLABLE, HOLDING
-from onhand.domain.shortage import OF_STOCK
+from onhand.domain.shortage import NEVER_ALLOCATED, OF_STOCK
 from onhand.ledger.floors import ROOM
 from onhand.ledger.rule import Rule, sql_list
 from onhand.ledger.shortfalls import COVERED, FILLED, FOUND, OPENED
@@ -11,6 +11,7 @@ from onhand.ledger.shortfalls import COVERED, FILLED, FOUND, OPENED
 _HELD = sql_list(state.value for state in HOLDING)
 _OPEN = sql_list(state.value for state in CANCELLABLE)
 _OF_STOCK = sql_list(cause.value for cause in OF_STOCK)
+_NEVER_ALLOCATED = sql_list(cause.value for cause in NEVER_ALLOCATED)
 
 PROMISES_VISIBLE = Rule(
     "promises_visible",
@@ -78,7 +79,7 @@ SHORTFALLS_MOVED = Rule(
     f"""
     WITH due AS (
         SELECT 'order/' || f.order_id AS document, s.location_id, s.sku,
-               coalesce(sum(s.quantity) FILTER (WHERE s.cause <> 'BACKORDER'), 0)::int8 AS opened,
+               coalesce(sum(s.quantity) FILTER (WHERE s.cause NOT IN ({_NEVER_ALLOCATED})), 0)::int8 AS opened,
                sum(e.found)::int8 AS found, sum(e.covered)::int8 AS covered
           FROM shortfalls s JOIN fulfillment_orders f USING (fulfillment_order_id)
          CROSS JOIN LATERAL (

@@ -270,7 +270,14 @@ async def open_rejected(
 
 
 @step("ledger.open_backorders")
-async def open_backorders(tx: Transaction, position: Position, promises: Sequence[Promise], reference: str) -> None:
+async def open_backorders(
+    tx: Transaction,
+    position: Position,
+    promises: Sequence[Promise],
+    reference: str,
+    cause: ShortfallCause = ShortfallCause.BACKORDER,
+    first_step: ShortfallStep = FIRST_STEP[ShortfallCause.BACKORDER],
+) -> None:
     """Promises claimed units of a locked position that are not there: they wait for what comes in, first come first served."""
     ids, units = [new_id() for _ in promises], sum(promise.quantity for promise in promises)
     await tx.connection.execute(
@@ -280,15 +287,14 @@ async def open_backorders(tx: Transaction, position: Position, promises: Sequenc
         [promise.line_number for promise in promises],
         [promise.quantity for promise in promises],
         *position,
-        ShortfallCause.BACKORDER.value,
+        cause.value,
         reference,
-        FIRST_STEP[ShortfallCause.BACKORDER].value,
+        first_step.value,
     )
-    await tx.add_short(position, units, units)
+    await tx.add_short(position, units, units if cause is ShortfallCause.BACKORDER else 0)
     tx.owe(position, units)
-    cause = ShortfallCause.BACKORDER.value
     for shortfall in _open(await tx.connection.fetch(OF_IDS, ids)):
-        _emit(tx, "opened", shortfall, {"cause": cause, "reference_document": reference})
+        _emit(tx, "opened", shortfall, {"cause": cause.value, "reference_document": reference})
 
 
 async def cover(tx: Transaction, grown: Mapping[Position, tuple[int, Movement]]) -> list[Movement]:

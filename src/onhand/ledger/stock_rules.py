@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from onhand.domain.shortage import NEVER_ALLOCATED
 from onhand.ledger.floors import ROOM
-from onhand.ledger.rule import Rule
+from onhand.ledger.rule import Rule, sql_list
 from onhand.ledger.shortfalls import COVERED
 
 OVERDUE_SECONDS = 60
@@ -22,8 +23,9 @@ _MOVED = ", ".join(
 )
 
 _ROOM = ROOM.format("s.")
-_BACKORDERED = """backordered AS (
-        SELECT location_id, sku, sum(quantity)::int8 AS units FROM shortfalls WHERE cause = 'BACKORDER' GROUP BY 1, 2)"""
+_BACKORDERED = f"""backordered AS (
+        SELECT location_id, sku, sum(quantity)::int8 AS units FROM shortfalls
+         WHERE cause IN ({sql_list(cause.value for cause in NEVER_ALLOCATED)}) GROUP BY 1, 2)"""
 
 CONSERVATION = Rule(
     "conservation",
@@ -125,7 +127,7 @@ RESERVATIONS_WHOLE = Rule(
 
 CLAIMS_USED_ONCE = Rule(
     "claims_used_once",
-    "What claims took for good (confirmed, consumed) is no more than what left `available` there, and was backordered.",
+    "What claims took for good (confirmed, consumed) is no more than what left `available` there, and was backordered or lost.",
     f"""
     WITH used AS (
         SELECT c.location_id, line ->> 0 AS sku, sum((line ->> 1)::int8)::int8 AS units

@@ -334,7 +334,8 @@ class Transaction:
     def owe(self, position: Position, units: int) -> None:
         """Claimed units of a position are promised and not there: nothing leaves `available` for them.
 
-        The gate gets them back, in the delta that raises its floor by as many: what it may promise stays what it was.
+        The gate gets them back: of a backorder in the delta that raises its floor by as many, so that what it may promise stays
+        what it was; of what was lost because it is below what the ledger has by as many.
         """
         self._uncovered[position] = self._uncovered.get(position, 0) + units
         self._increases.setdefault(position[0], []).append((position[1], units, None))

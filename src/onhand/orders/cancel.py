@@ -85,13 +85,14 @@ async def cancel_parts(
     plan: Sequence[Cancellation],
     wanted: Mapping[int, int],
     caller: Caller,
+    reason_code: str = "CANCELLED",
 ) -> int:
     """Writes what is cancelled, but for stock: see `free`. Returns what it gives back, in minor units."""
     by_id = {str(f.fulfillment_order_id): f for f in fulfillments}
     await store.unpack(tx.connection, [by_id[c.fulfillment_order_id] for c in plan])
     await store.cancel_parts(tx.connection, [(UUID(c.fulfillment_order_id), c.line_number, c.quantity) for c in plan])
     await settle(tx, order, fulfillments, _emptied(parts, plan, by_id), caller)
-    return (await give_back(tx, order, wanted, "CANCELLED", caller))[0]
+    return (await give_back(tx, order, wanted, reason_code, caller))[0]
 
 
 async def cancel_work(tx: Transaction, fulfillment_order_id: UUID, caller: Caller) -> None:

@@ -22,6 +22,7 @@ from onhand.caller import Caller
 from onhand.crash import step
 from onhand.domain.cart import UnitPrice
 from onhand.domain.errors import CartLocked, Kind, LedgerUnavailable, Refusal, RequestIdReused
+from onhand.domain.lost_stock import LostStockPolicy
 from onhand.domain.payment import CaptureAt, Operation, Outcome, Provider
 from onhand.domain.payment_errors import (
     CheckoutUnderWay,
@@ -33,7 +34,7 @@ from onhand.ids import new_id
 from onhand.jobs import Jobs, NotYet, enqueue
 from onhand.ledger.mutation import Ledger, body_hash
 from onhand.ledger.transaction import Transaction
-from onhand.orders import payments, place
+from onhand.orders import lost_stock, payments, place
 from onhand.orders.place import Checkout
 from onhand.orders.store import NewOrder
 from onhand.payments import store as money
@@ -79,9 +80,10 @@ DETAIL = "SELECT detail FROM payment_outcomes WHERE operation_id = $1"
 class Checkouts:
     """Orders that a gateway pays."""
 
-    def __init__(self, ledger: Ledger, settling: Settling, jobs: Jobs) -> None:
+    def __init__(self, ledger: Ledger, settling: Settling, jobs: Jobs, lost: LostStockPolicy) -> None:
         self._ledger = ledger
         self._settling = settling
+        self._lost = lost
         jobs.register(FINISH, self._finish)
 
     async def place(self, wanted: Checkout) -> pb.PlaceOrderResponse:
@@ -184,7 +186,10 @@ class Checkouts:
         async def work(tx: Transaction) -> pb.PlaceOrderResponse:
             if not await tx.connection.fetchval(END, order_id, "PLACED", ""):
                 raise PaymentPending(str(order_id), "the checkout was refused meanwhile")
-            return await place.place(tx, wanted, order_id, _capture_at_once, agreed)
+            placed = await place.place(tx, wanted, order_id, _capture_at_once, agreed, self._lost)
+            if self._lost.is_resourced and _is_short(placed.order):
+                await lost_stock.settle_later(tx.connection, order_id)
+            return placed
 
         return await self._ledger.mutate(wanted.request, pb.PlaceOrderResponse, work, digest=digest)
 
@@ -241,6 +246,11 @@ class Checkouts:
             )
             await tx.finish()
         return True
+
+
+def _is_short(order: pb.Order) -> bool:
+    """Whether units of it were lost before it was placed."""
+    return any(s.cause == pb.SHORTFALL_CAUSE_LOST for f in order.fulfillment_orders for s in f.shortfalls)
 
 
 def _is_final(refusal: Refusal) -> bool:

@@ -5,7 +5,7 @@ Where a gateway pays, `checkouts` stands around `place`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -30,9 +30,10 @@ from onhand.domain.errors import (
     TotalChanged,
     invalid,
 )
+from onhand.domain.lost_stock import LostStockPolicy
 from onhand.domain.order import INITIAL, FulfillmentKind, OrderState
-from onhand.domain.shortage import Promise
-from onhand.domain.stock import Bucket, Movement, sum_lines
+from onhand.domain.shortage import FIRST_STEP, Promise, ShortfallCause
+from onhand.domain.stock import Bucket, Movement, Position, sum_lines
 from onhand.ids import new_id, parse_id
 from onhand.ledger import shortfalls
 from onhand.ledger.claims import ConfirmedClaim
@@ -89,10 +90,12 @@ async def place(
     order_id: UUID,
     capture: Callable[[Transaction, NewOrder], Awaitable[None]] | None = None,
     agreed: Mapping[str, UnitPrice] | None = None,
+    lost: LostStockPolicy | None = None,
 ) -> pb.PlaceOrderResponse:
     """Places an order, whatever a gateway pays of it authorized before; and says why it is refused.
 
     `capture` is called once it is written, before levels are locked. `agreed`: what skus cost, where that was settled before.
+    `lost`: what becomes of it where goods in somebody's hand went first; without, nothing is ordered.
     """
     claims = await tx.confirm_reservation(wanted.reservation_id, order_id)
     order, pickup_codes = await priced(tx, wanted, order_id, claims, agreed)
@@ -106,7 +109,7 @@ async def place(
         tx.emit(*event)
     placed = await read_order(tx.connection, order_id)
     # Last, for the levels of a hot sku are locked from here to the commit.
-    if await _allocate(tx, claims, order, wanted):
+    if await _allocate(tx, claims, order, wanted, lost or LostStockPolicy()):
         placed = await read_order(tx.connection, order_id)
     return pb.PlaceOrderResponse(order=placed, pickup_codes=pickup_codes)
 
@@ -251,11 +254,13 @@ def _line(number: int, line: CartLine, currency: str) -> NewLine:
     return NewLine(number, line.sku, line.quantity, price.amount_minor, price.price_quantity, total_minor)
 
 
-async def _allocate(tx: Transaction, claims: Sequence[ConfirmedClaim], order: NewOrder, wanted: Checkout) -> bool:
+async def _allocate(
+    tx: Transaction, claims: Sequence[ConfirmedClaim], order: NewOrder, wanted: Checkout, lost: LostStockPolicy
+) -> bool:
     """Promises the claimed units; whether some are not there and wait for what comes in (a backorder).
 
-    Goods in a customer's hand may have gone first: then nothing is ordered. Where they did, or where backorder is permitted,
-    older reservations have what is left before this one.
+    Goods in a customer's hand may have gone first: then nothing is ordered, unless the policy for what is lost has it so. Where
+    they did, or where backorder is permitted, older reservations have what is left before this one.
     """
     document = f"order/{order.order_id}"
     units = [(claim, sku, quantity) for claim in claims for sku, quantity in claim.lines]
@@ -274,13 +279,13 @@ async def _allocate(tx: Transaction, claims: Sequence[ConfirmedClaim], order: Ne
         for claim, sku, quantity in units
         if left[claim.location_id, sku] < quantity
     }
+    beyond = {p for p, rest in owed.items() if not (wanted.request.accepts_backorder and rest <= tx.policy(p).room)}
     shorts = tuple(
         Short(claim.location_id, sku, quantity, left[claim.location_id, sku])
         for claim, sku, quantity in units
-        if (rest := owed.get((claim.location_id, sku), 0))
-        and not (wanted.request.accepts_backorder and rest <= tx.policy((claim.location_id, sku)).room)
+        if (claim.location_id, sku) in beyond
     )
-    if shorts:
+    if shorts and not lost.is_placed:
         raise ReservationShort(shorts)
     await tx.post(
         [
@@ -299,12 +304,36 @@ async def _allocate(tx: Transaction, claims: Sequence[ConfirmedClaim], order: Ne
             if (there := quantity - owed.get((claim.location_id, sku), 0))
         ]
     )
+    await _promise_absent(tx, order, owed, beyond, lost)
+    return bool(owed)
+
+
+async def _promise_absent(
+    tx: Transaction, order: NewOrder, owed: Mapping[Position, int], beyond: Collection[Position], lost: LostStockPolicy
+) -> None:
+    """Writes down what a new order lacks: what its customer waits for, and what was lost (`beyond`)."""
+    missing = []
     for fulfillment in order.fulfillments:
         for line_number, sku, _ in fulfillment.parts:
-            if rest := owed.get((fulfillment.location_id, sku), 0):
-                promise = Promise(fulfillment.fulfillment_order_id, line_number, False, rest)
-                await shortfalls.open_backorders(tx, (fulfillment.location_id, sku), [promise], document)
-    return bool(owed)
+            position = fulfillment.location_id, sku
+            if not (rest := owed.get(position, 0)):
+                continue
+            cause, first_step = ShortfallCause.BACKORDER, FIRST_STEP[ShortfallCause.BACKORDER]
+            if position in beyond:
+                cause, first_step = ShortfallCause.LOST, lost.first_step
+                missing.append({"line_number": line_number, "location_id": position[0], "sku": sku, "quantity": rest})
+            promise = Promise(fulfillment.fulfillment_order_id, line_number, False, rest)
+            await shortfalls.open_backorders(tx, position, [promise], f"order/{order.order_id}", cause, first_step)
+    if missing:
+        data = {
+            "order_id": str(order.order_id),
+            "order_number": order.order_number,
+            "customer_id": order.customer_id,
+            "lines": missing,
+            "policy": str(lost),
+            "actor": order.actor,
+        }
+        tx.emit("onhand.order.lost_stock.v1", f"order/{order.order_id}", data)
 
 
 def _fulfillment(

@@ -16,5 +16,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Refused while a checkout is under way: the older code would not free what it holds."""
+    """Refused while a checkout is under way, or where an order lost stock before it was placed: the older code knows neither."""
     run_script(Path(__file__).with_suffix(".down.sql"))

@@ -10,3 +10,9 @@ ALTER TABLE checkouts
     ADD COLUMN cart_id uuid,
     ADD COLUMN prices  jsonb;
 CREATE UNIQUE INDEX checkouts_cart ON checkouts (cart_id) WHERE state = 'PENDING' AND cart_id IS NOT NULL;
+
+-- A paid order of which units went before it was placed.
+ALTER TABLE shortfalls
+    DROP CONSTRAINT shortfalls_cause_check,
+    ADD CONSTRAINT shortfalls_cause_check
+        CHECK (cause IN ('SALE', 'COUNT', 'BACKORDER', 'REJECTION', 'NOT_FOUND', 'DAMAGED', 'CLOSED', 'LOST'));
