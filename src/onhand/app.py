@@ -28,7 +28,7 @@ from onhand.ledger.revision import check_revision
 from onhand.orders import Orders
 from onhand.orders.board import Board
 from onhand.orders.checkouts import Checkouts
-from onhand.orders.lost_stock import FullestShelf, LostStock
+from onhand.orders.lost_stock import ByPolicy, LostStock
 from onhand.orders.waiting import Pickups
 from onhand.payments import Payments
 from onhand.payments.providers import PaymentProvider
@@ -114,13 +114,16 @@ class App:
         self._providers = providers
         self.jobs = Jobs(database)
         self.settling = Settling(database, self.jobs, providers)
+        self.sourcing = Sourcing(self.ledger, self.availability, self.clock, sourcing_policy or load_policy())
         self.lost_stock = LostStock(
-            self.ledger, self.jobs, lost_stock or LostStockPolicy(), FullestShelf(self.ledger, self.decreases)
+            self.ledger,
+            self.jobs,
+            lost_stock or LostStockPolicy(),
+            ByPolicy(self.ledger, self.decreases, self.sourcing),
         )
         checkouts = Checkouts(self.ledger, self.settling, self.jobs, self.lost_stock.policy)
         self.pickups = Pickups(self.ledger)
         self.board = Board(self.ledger)
-        self.sourcing = Sourcing(self.ledger, self.availability, self.clock, sourcing_policy or load_policy())
         return_policy = policy_of()
         promise = Promise(self.ledger, self.availability, self.reservations)
         self.services: dict[str, tuple[object, ...]] = {

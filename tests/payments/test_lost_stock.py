@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
@@ -27,9 +27,9 @@ Open = Callable[..., AbstractAsyncContextManager[Shop]]
 
 
 @pytest.fixture
-async def open_with(database_dsn: str, redis_url: str, gateway: Gateway) -> AsyncIterator[Open]:
+def open_with(database_dsn: str, redis_url: str, gateway: Gateway) -> Open:
     """A shop with a policy."""
-    yield partial(verified, database_dsn, redis_url, {Provider.STRIPE: gateway})
+    return partial(verified, database_dsn, redis_url, {Provider.STRIPE: gateway})
 
 
 def policy(text: str) -> LostStockPolicy:

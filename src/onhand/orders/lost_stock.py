@@ -9,28 +9,32 @@ from uuid import UUID
 from onhand.caller import Caller
 from onhand.crash import step
 from onhand.domain import order as rules
-from onhand.domain.errors import FulfillmentNotOffered, InsufficientStock, Refusal, ShortfallNotToDecide
+from onhand.domain.errors import (
+    FulfillmentNotOffered,
+    InsufficientStock,
+    Refusal,
+    ShortfallNotToDecide,
+)
 from onhand.domain.lost_stock import LostStockPolicy, Otherwise
 from onhand.domain.order import FulfillmentKind
 from onhand.domain.shortage import ShortfallStep
-from onhand.domain.work_errors import LocationExcluded
+from onhand.domain.sourcing_errors import LocationAtCapacity, ResourcingNotOffered
 from onhand.jobs import Jobs, NotYet, enqueue
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.orders import cancel, store
 from onhand.orders.queries import read_order
-from onhand.orders.resource import list_shortfall_alternatives, resource_shortfall
+from onhand.orders.resource import resource_by_policy
 from onhand.orders.shortfalls import wait_for_shortfall
 from onhand.postgres import Connection
 from onhand.reservations.decrease import Decreases
+from onhand.sourcing import Sourcing
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import money_to_wire
 
 SETTLE = "lost_stock.settle"
 """The job. Its payload is the order's id."""
 CALLER = Caller("onhand", None)
-ALTERNATIVES_MAX = 10
-"""How many locations are asked for what one lacks."""
 
 OPEN_OF_ORDER = """
 SELECT s.shortfall_id, s.line_number, s.open_quantity, s.next_step, f.kind
@@ -48,35 +52,27 @@ async def settle_later(connection: Connection, order_id: UUID) -> None:
     await enqueue(connection, SETTLE, {"order_id": str(order_id)}, key=f"{SETTLE}/{order_id}")
 
 
-class FullestShelf:
-    """Resourcing: what is sent is brought by the location that has most of it, beyond its safety stock.
+class ByPolicy:
+    """Resourcing: what is sent is brought by the location that the sourcing policy chooses.
 
     A pickup is not moved without its customer.
     """
 
-    def __init__(self, ledger: Ledger, decreases: Decreases) -> None:
+    def __init__(self, ledger: Ledger, decreases: Decreases, sourcing: Sourcing) -> None:
         self._ledger = ledger
         self._decreases = decreases
+        self._sourcing = sourcing
 
     async def __call__(self, shortfall_id: UUID, kind: FulfillmentKind, request_id: str) -> bool:
         if kind is not FulfillmentKind.SHIP:
             return False
-        asked = pb.ListShortfallAlternativesRequest(shortfall_id=str(shortfall_id), page_size=ALTERNATIVES_MAX)
-        for each in (await list_shortfall_alternatives(self._ledger, asked, CALLER)).alternatives:
-            if not each.offers_shipping:
-                continue
-            request = pb.DecideShortfallRequest(
-                request_id=f"{request_id}/{each.location_id}",
-                shortfall_id=str(shortfall_id),
-                decision=pb.SHORTFALL_DECISION_RESOURCE,
-                location_id=each.location_id,
+        try:
+            await resource_by_policy(
+                self._ledger, self._decreases, self._sourcing, shortfall_id, request_id=request_id, caller=CALLER
             )
-            try:
-                await resource_shortfall(self._ledger, self._decreases, request, CALLER)
-            except (InsufficientStock, FulfillmentNotOffered, LocationExcluded):
-                continue
-            return True
-        return False
+        except (ResourcingNotOffered, InsufficientStock, FulfillmentNotOffered, LocationAtCapacity):
+            return False
+        return True
 
 
 class LostStock:
