@@ -1,12 +1,16 @@
-"""PlaceOrder with a payment in between. The code does not have it yet: this is what it is to be written by.
+"""PlaceOrder with a payment in between (orders/checkouts.py).
 
-  pend       One transaction, once a request: the order is stored as PENDING, its reservation extended, a job enqueued.
-  authorize  Outside any transaction, with the order id as idempotency key: the bank answers a repeat as it answered first.
-  place      One transaction, only while the order is PENDING and its reservation active: confirmed, the order OPEN.
-  give_up    One transaction, only while the order is PENDING: no call of the bank is without its answer then.
-  void       After the order was given up, again and again until the bank has taken it back; then it is CANCELLED.
+  pend       One transaction, once a request: the checkout is stored as PENDING, under the id of the order to be; its reservation is
+             extended and pinned, a job enqueued.
+  authorize  Outside any transaction, with an idempotency key of that order: the bank answers a repeat as it answered first.
+  place      One transaction, only while the checkout is PENDING and its reservation active: confirmed, the order OPEN. What a
+             sale in hand took meanwhile is a shortfall of it, or the reason to give it up, as the retailer's policy says.
+  give_up    One transaction, only while the checkout is PENDING: no call of the bank is without its answer then. The reservation is
+             the customer's again, until its deadline.
+  void       After it was given up, again and again until the bank has taken it back.
 
-An attempt may die anywhere. The job does the same steps from wherever the order is, at any time, also beside an attempt.
+An attempt may die anywhere. The job does the same steps from wherever the checkout is, at any time, also beside an attempt. What a
+client asks for after a refusal is another checkout, with another order's id.
 """
 
 from __future__ import annotations
@@ -27,12 +31,13 @@ class PaymentRules:
     extends: bool = True  # the reservation is extended when the order is stored
     asks_before_giving_up: bool = True  # an order is given up only by who knows what the bank said
     gives_up_before_voiding: bool = True  # void only what the ledger gave up | what looks as if it hung
+    pins: bool = True  # nobody releases the reservation while it is paid for
 
 
 class Till(NamedTuple):
     """A state."""
 
-    order: str  # - none, P pending, O open, G given up, D cancelled
+    order: str  # - none, P pending, O open, G given up, D given up and nothing held at the bank
     row: str  # of the reservation: A E C R X
     bank: str  # a letter a key: - never asked, Y authorized, N declined, V voided
     actors: tuple[tuple[str, str], ...]  # where it is, and what the bank told it
@@ -43,9 +48,15 @@ class PaymentModel:
     """A scenario: so many attempts and jobs; the bank may decline, the reservation end, the units be taken."""
 
     def __init__(
-        self, attempts: int = 2, jobs: int = 2, events: str = "NRS", rules: PaymentRules | None = None
+        self,
+        attempts: int = 2,
+        jobs: int = 2,
+        events: str = "NRS",
+        keeps_short: bool = False,
+        rules: PaymentRules | None = None,
     ) -> None:
         self.p, self.attempts, self.jobs, self.events = rules or PaymentRules(), attempts, jobs, events
+        self.keeps_short = keeps_short  # what possession took is a shortfall of the order | the order is given up
         self.keys = 1 if self.p.key == "order" else attempts + jobs
 
     def initial(self) -> Till:
@@ -76,15 +87,19 @@ class PaymentModel:
                 yield from self._void(s, i, name)
             elif at == "voided":
                 after = self._go(s, i, "end", order="D" if s.order in "PG" else s.order)
-                yield Step.GIVE_UP, f"{name}: the order is cancelled, nothing is held at the bank", after
+                yield Step.VOID, f"{name}: nothing is held at the bank, and the ledger knows", after
         if s.row in "AE":
-            if "R" in self.events:
-                yield Step.RELEASE, "the customer releases the reservation", s._replace(row="R")
+            if "R" in self.events and not (self.p.pins and s.order == "P"):
+                lost = "KEPT PROMISE: the reservation of an order is released while its payment is under way"
+                yield (
+                    Step.RELEASE,
+                    "the customer releases the reservation",
+                    lost if s.order == "P" else s._replace(row="R"),
+                )
             if s.row == "A" or "L" in self.events:
-                why = None
-                if s.order == "P" and s.row == "A":
-                    why = "KEPT PROMISE: the reservation of an order expires while its payment is under way"
-                yield Step.EXPIRE, "the reservation expires", why or s._replace(row="X")
+                lost = "KEPT PROMISE: the reservation of an order expires while its payment is under way"
+                is_lost = s.order == "P" and s.row == "A"
+                yield Step.EXPIRE, "the reservation expires", lost if is_lost else s._replace(row="X")
         if "S" in self.events and not s.is_short and s.row in "AE":
             yield Step.CONSUME, "a sale in hand takes the units", s._replace(is_short=True)
 
@@ -118,8 +133,8 @@ class PaymentModel:
                 yield Step.GIVE_UP, f"{name}: gives an order up that hangs", self._given_up(s, i)
 
     def _given_up(self, s: Till, i: int) -> Till:
-        """What the reservation still holds is free again, in the same transaction."""
-        return self._go(s, i, "void", order="G", row="R" if s.row in "AE" else s.row)
+        """The reservation stays as it is: active, it is the customer's until its deadline."""
+        return self._go(s, i, "void", order="G")
 
     def _authorize(self, s: Till, i: int, name: str) -> Iterator[Transition]:
         key = i if self.keys > 1 else 0
@@ -136,7 +151,7 @@ class PaymentModel:
         if s.order != "P":
             after = self._go(s, i, "void" if s.order == "G" else "end")
             yield Step.PLACE, f"{name}: the order is {s.order} already", after
-        elif told == "Y" and s.row in "AE" and not s.is_short:
+        elif told == "Y" and s.row in "AE" and (self.keeps_short or not s.is_short):
             yield Step.PLACE, f"{name}: reservation confirmed, order open", self._go(s, i, "end", order="O", row="C")
         else:
             yield (
@@ -159,6 +174,4 @@ class PaymentModel:
             return "CONSERVATION: units are confirmed for an order that is not placed"
         if s.order in "-D" and "Y" in s.bank:
             return "LEAK: the bank holds money for an order that nobody will place or void"
-        if s.order == "D" and s.row in "AEC":
-            return "LEAK: a cancelled order holds units"
         return None

@@ -215,11 +215,13 @@ PAYMENTS: Mapping[str, Mapping[str, Any]] = {
     "payment: two attempts and two jobs": _of(attempts=2, jobs=2),
     "payment: the extension runs out all the same": _of(attempts=2, jobs=2, events="NRSL"),
     "payment: three attempts, a job": _of(attempts=3, jobs=1),
+    "payment: what a sale took is a shortfall": _of(attempts=2, jobs=2, keeps_short=True),
 }
 PAYMENT_MUTANTS: Mapping[str, Case] = {
     "payment: a key for each attempt": (_of(key="attempt"), _of(attempts=2, jobs=0)),
     "payment: the bank is asked before the order is stored": (_of(order_first=False), _of(attempts=1, jobs=0)),
     "payment: the reservation is not extended": (_of(extends=False), _of(attempts=1, jobs=0)),
+    "payment: the reservation is not pinned": (_of(pins=False), _of(attempts=1, jobs=0)),
     "payment: given up without asking": (_of(asks_before_giving_up=False), _of(attempts=1, jobs=1)),
     "payment: voided before it is given up": (_of(gives_up_before_voiding=False), _of(attempts=1, jobs=1)),
 }

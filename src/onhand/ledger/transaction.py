@@ -190,7 +190,7 @@ class Transaction:
         """Waits for the mutations of a location that are under way, and refuses all that follow."""
         await self.connection.execute(CLOSE_LOCATION, location_id)
 
-    @step("ledger.confirm", model=("confirm",))
+    @step("ledger.confirm", model=("confirm", "place"))
     async def confirm_reservation(self, reservation_id: UUID, order_id: UUID) -> list[ConfirmedClaim]:
         """Makes an active reservation the order's, everywhere.
 

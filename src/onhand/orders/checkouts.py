@@ -115,7 +115,7 @@ class Checkouts:
                 return begun
         raise LedgerUnavailable("other checkouts of the same began and were refused again and again")
 
-    @step("ledger.begin_checkout")
+    @step("ledger.begin_checkout", model=("pend",))
     async def _begin_once(self, wanted: Checkout) -> tuple[UUID, bool] | None:
         """As `_begin`; None where it met one that was refused meanwhile."""
         request, order_id, digest = wanted.request, new_id(), body_hash(wanted.request)
@@ -203,7 +203,7 @@ class Checkouts:
         async with self._ledger.database.connection() as connection:
             return str(await connection.fetchval(DETAIL, operation_id))
 
-    @step("ledger.abandon_checkout")
+    @step("ledger.abandon_checkout", model=("give_up",))
     async def _abandon(self, order_id: UUID, reason: str) -> bool:
         """Refuses a checkout that is pending, and has what was authorized for it voided. Whether it was this call's."""
         async with self._ledger.database.transaction() as connection:

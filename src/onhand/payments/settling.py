@@ -96,7 +96,7 @@ class Settling:
         async with self._database.connection() as connection:
             return await connection.fetchrow(READ_OPERATION, operation_id)
 
-    @step("provider.ask")
+    @step("provider.ask", model=("authorize", "void"))
     async def _ask(self, provider: PaymentProvider, asked: Asked) -> Said:
         return await ask(provider, asked)
 
