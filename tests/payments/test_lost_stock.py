@@ -151,6 +151,27 @@ async def test_two_jobs_at_once_settle_it_once(open_with: Open, gateway: Gateway
         assert await money(shop, order) == (9 * 199, 3 * 199)
 
 
+async def test_who_gives_up_an_order_that_another_placed_meanwhile_takes_nothing_back(
+    open_with: Open, gateway: Gateway
+) -> None:
+    async with open_with(lost_stock=policy("void")) as shop:
+        request = await by_gateway(shop, quantity=9)
+        gateway.faults = ["acts"]
+        assert (await told(shop.orders.place_order(request, CALLER)))[0] == "PAYMENT_PENDING"
+        await shop.sell(NORTH, {MILK: 4}, 4 * 199)
+        placed = []
+
+        async def comes_in_and_is_placed() -> None:
+            await shop.receive(NORTH, {MILK: 4})
+            placed.append((await shop.orders.place_order(request, CALLER)).order)
+
+        with watched(Interleaved("before", "ledger.abandon_checkout", comes_in_and_is_placed)):
+            assert (await told(shop.orders.place_order(request, CALLER)))[0] == "PAYMENT_PENDING"
+        await do_jobs(shop)
+        assert await money(shop, placed[0]) == (9 * 199, 0)
+        assert (await shop.orders.place_order(request, CALLER)).order == placed[0]
+
+
 def test_a_policy_is_one_of_four() -> None:
     assert policy("") == LostStockPolicy(is_resourced=False, otherwise=Otherwise.VOID)
     assert policy("Resource, backorder") == LostStockPolicy(is_resourced=True, otherwise=Otherwise.BACKORDER)
