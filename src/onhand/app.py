@@ -40,6 +40,7 @@ from onhand.reservations.availability import Availability
 from onhand.reservations.claims import Claims
 from onhand.reservations.decrease import Decreases
 from onhand.reservations.gate import LIBRARY, Gate
+from onhand.reservations.holding import Holding
 from onhand.reservations.journal import Journal
 from onhand.reservations.policy import Policy
 from onhand.reservations.rebuild import Rebuilder
@@ -50,7 +51,7 @@ from onhand.reservations.sweep import Sweeper, repeat
 from onhand.returns import Returns
 from onhand.returns.policy_file import policy_of
 from onhand.settings import host_of, lost_stock_policy, stripe_account
-from onhand.sourcing import Preview, Sourcing
+from onhand.sourcing import Decisions, Preview, SourcedReservations, Sourcing
 from onhand.sourcing.policy_file import load_policy
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ class App:
         checkouts = Checkouts(self.ledger, self.settling, self.jobs, self.lost_stock.policy)
         self.pickups = Pickups(self.ledger)
         self.board = Board(self.ledger)
+        self.decisions = Decisions(database)
+        holding = Holding(self.ledger, self.claims, self.sweeper, self.policy, self.clock)
         return_policy = policy_of()
         promise = Promise(self.ledger, self.availability, self.reservations)
         self.services: dict[str, tuple[object, ...]] = {
@@ -144,7 +147,10 @@ class App:
             ),
             "onhand.v1.PaymentService": (Payments(self.ledger), Webhooks(self.ledger, providers)),
             "onhand.v1.ReturnService": (Returns(self.ledger, self.decreases, return_policy),),
-            "onhand.v1.SourcingService": (Preview(self.sourcing),),
+            "onhand.v1.SourcingService": (
+                Preview(self.sourcing),
+                SourcedReservations(self.ledger, holding, self.sourcing),
+            ),
         }
         self._loops: list[asyncio.Task[None]] = []
 
@@ -194,6 +200,7 @@ class App:
             ("jobs", self.jobs.run_due, JOBS_SECONDS),
             ("filling backorders", self.backorders.fill, FILL_SECONDS),
             ("pruning the log of jobs", self.jobs.prune, PRUNE_SECONDS),
+            ("forgetting decisions", self.decisions.forget, PRUNE_SECONDS),
             ("reconciling", self.reconciler.step_in_turn, RECONCILE_SECONDS),
             ("pickups", self.pickups.sweep, PICKUPS_SECONDS),
             ("setting the clock", lambda: self.clock.set_by(self.database), CLOCK_SECONDS),

@@ -10,7 +10,8 @@ from crash.process import GATEWAY
 from crash.stage import Stage
 from crash.stock import scenario
 from gateway import DECLINED_CARD, SIGNED
-from onhand.v1 import cart_pb2, catalog_pb2, inventory_pb2, payment_pb2, types_pb2
+from onhand.sourcing import SourcedReservations
+from onhand.v1 import cart_pb2, catalog_pb2, inventory_pb2, payment_pb2, sourcing_pb2, types_pb2
 from onhand.v1 import order_pb2 as pb
 from purse import issue, payments, tender
 from shelf import dollars, request_id
@@ -331,6 +332,42 @@ def resource(shortfall_id: str) -> pb.DecideShortfallRequest:
 @scenario("DecideShortfall", "another location brings it")
 async def _(stage: Stage, shop: Shop) -> Message:
     return resource((await rejected(shop)).shortfall_id)
+
+
+# ---------------------------------------------------------------------------------------------------------------- sourcing
+def source(lines: Mapping[str, int]) -> sourcing_pb2.SourceReservationRequest:
+    """Where the policy says."""
+    return sourcing_pb2.SourceReservationRequest(
+        request_id=request_id(),
+        channel=types_pb2.CHANNEL_WEB,
+        method=pb.FULFILLMENT_KIND_SHIP,
+        lines=[types_pb2.BasketLine(sku=sku, quantity=quantity) for sku, quantity in lines.items()],
+    )
+
+
+@scenario("SourceReservation", "from two locations")
+async def _(stage: Stage, shop: Shop) -> Message:
+    await shop.count(DEPOT, {MILK: 0, BREAD: 0})
+    await shop.count(NORTH, {BREAD: 0})
+    await shop.count(SOUTH, {MILK: 0})
+    return source({MILK: 2, BREAD: 2})
+
+
+@scenario("SourceReservation", "of more than there is", refusal="NOT_SOURCED")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return source({MILK: 31})
+
+
+@scenario("forgetting decisions", "of what became nothing", work=lambda app: app.decisions.forget())
+async def _(stage: Stage, shop: Shop) -> None:
+    (handler,) = (h for h in shop.handlers if isinstance(h, SourcedReservations))
+    for _ in range(2):
+        reservation = (await handler.source_reservation(source({MILK: 1}), CALLER)).reservation
+    request = inventory_pb2.ReleaseReservationRequest(
+        request_id=request_id(), reservation_id=reservation.reservation_id
+    )
+    await shop.promise.release_reservation(request, CALLER)
+    await stage.keeper.execute("UPDATE sourcing_decisions SET look_time = now() - interval '1 hour'")
 
 
 @scenario("DecideShortfall", "whom the policy chooses brings it")

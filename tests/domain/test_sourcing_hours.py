@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onhand.domain.sourcing.hours import Schedule, is_before_cut_off, opens_within, ready_time
+from onhand.domain.sourcing.hours import Schedule, day_of, is_before_cut_off, opens_within, ready_time
 
 BERLIN = ZoneInfo("Europe/Berlin")
 DAILY = tuple((day, 9 * 60, 20 * 60) for day in range(1, 8))
@@ -120,3 +120,23 @@ def test_what_comes_later_is_never_ready_earlier_and_never_before_its_lead_time(
     later = ready_time(schedule, now + timedelta(minutes=37))
     assert later is None or later >= ready
     assert not lead or opens_within(schedule, ready - timedelta(seconds=1), 0)
+
+
+@pytest.mark.parametrize(
+    ("zone", "now", "begins", "hours"),
+    [
+        ("Europe/Zurich", "2026-06-01T22:30", "2026-06-01T22:00", 24),  # 00:30 of the next day there
+        ("Europe/Zurich", "2026-03-29T00:30", "2026-03-28T23:00", 23),
+        (
+            "America/Havana",
+            "2026-11-01T05:30",
+            "2026-11-01T04:00",
+            25,
+        ),  # midnight comes twice: the first begins the day
+        ("America/Havana", "2026-03-08T06:00", "2026-03-08T05:00", 23),  # midnight is skipped
+    ],
+)
+def test_a_local_day_is_as_long_as_its_clocks_make_it(zone: str, now: str, begins: str, hours: int) -> None:
+    since, until = day_of(zone, datetime.fromisoformat(now).replace(tzinfo=UTC))
+    assert since == datetime.fromisoformat(begins).replace(tzinfo=UTC)
+    assert until - since == timedelta(hours=hours)

@@ -384,6 +384,10 @@ class Trade:
                 channel=types_pb2.CHANNEL_WEB, method=orders.FULFILLMENT_KIND_SHIP, lines=lines(*skus[:5]), **more
             )
             await self.call("PreviewSourcing", preview)
+        source = sourcing_pb2.SourceReservationRequest(
+            channel=types_pb2.CHANNEL_WEB, method=orders.FULFILLMENT_KIND_SHIP, lines=lines(*skus[:2])
+        )
+        await self.call("SourceReservation", source)
         held = await self.reserve(2, 3)
         await self.call("GetReservation", stock.GetReservationRequest(reservation_id=held))
         baskets = [stock.LocationBasket(location_id=place, lines=lines(skus[5]))]
@@ -852,6 +856,7 @@ class Trade:
     async def beside(self) -> None:
         """What goes on beside the calls."""
         await self.app.sweeper.expire()
+        await self.app.decisions.forget()
         await self.app.sweeper.close_due([SIZE.location(9)], 0.0)
         for _ in range(3):
             await self.app.sweeper.patrol()

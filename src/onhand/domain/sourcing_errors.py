@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onhand.domain.errors import Kind, Refusal
+from onhand.domain.sourcing import Unsourced
 
 
 @dataclass(eq=False)
@@ -21,6 +22,34 @@ class ResourcingNotOffered(Refusal):
         "by policy {policy!r} no location brings {quantity} of {sku} for shortfall {shortfall_id}: give location_id "
         "(ListShortfallAlternatives), or another kind, or CancelOrderLines"
     )
+
+
+@dataclass(eq=False)
+class NotSourced(Refusal):
+    """Lines that no plan brings; nothing was reserved."""
+
+    policy: str
+    unsourced: tuple[Unsourced, ...]
+    reason = "NOT_SOURCED"
+    kind = Kind.PRECONDITION
+
+    def __str__(self) -> str:
+        lines = "; ".join(f"{u.quantity} of {u.sku} ({u.held_quantity} are there)" for u in self.unsourced)
+        return (
+            f"by policy {self.policy!r} nobody brings {lines}: ask for less, allow a part (accepts_partial), "
+            "or see why in PreviewSourcing"
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """The first line; all of them are violations of the precondition."""
+        first = self.unsourced[0]
+        return {
+            "policy": self.policy,
+            "sku": first.sku,
+            "quantity": str(first.quantity),
+            "held_quantity": str(first.held_quantity),
+            "unsourced_lines": str(len(self.unsourced)),
+        }
 
 
 @dataclass(eq=False)

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from onhand.domain.errors import InsufficientStock, InvalidRequest, Kind, Overloaded, Refusal
+from onhand.domain.sourcing_errors import NotSourced
 
 Violation = TypeVar("Violation", bound=Message)
 
@@ -71,16 +72,14 @@ def status_of(refusal: Refusal, retry_seconds: float = RETRY_SECONDS) -> status_
                 )
             )
         )
-    if isinstance(refusal, InsufficientStock):
+    if lines := _lines(refusal):
         details.append(
             error_details_pb2.PreconditionFailure(
                 violations=_listed(
                     error_details_pb2.PreconditionFailure.Violation(
-                        type=refusal.reason,
-                        subject=f"{s.location_id}/{s.sku}",
-                        description=f"{s.requested} requested, {s.available} available",
+                        type=refusal.reason, subject=subject, description=description
                     )
-                    for s in refusal.shorts
+                    for subject, description in lines
                 )
             )
         )
@@ -94,6 +93,17 @@ def status_of(refusal: Refusal, retry_seconds: float = RETRY_SECONDS) -> status_
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def _lines(refusal: Refusal) -> list[tuple[str, str]]:
+    """The lines that cannot be had: (subject, description)."""
+    if isinstance(refusal, InsufficientStock):
+        return [
+            (f"{s.location_id}/{s.sku}", f"{s.requested} requested, {s.available} available") for s in refusal.shorts
+        ]
+    if isinstance(refusal, NotSourced):
+        return [(u.sku, f"{u.quantity} that nobody brings, {u.held_quantity} are there") for u in refusal.unsourced]
+    return []
 
 
 def _metadata(refusal: Refusal) -> dict[str, str]:

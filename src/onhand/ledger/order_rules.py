@@ -326,7 +326,7 @@ EXACTLY_ONCE = Rule(
           FROM requests r JOIN (VALUES ('PlaceOrderRequest', 'order'), ('SellRequest', 'order'),
                ('CreateReturnRequest', 'return'), ('ReturnUndeliveredRequest', 'return'), ('DispatchTransferRequest', 'transfer'),
                ('RequestTransferRequest', 'transfer'), ('CreateAdvanceNoticeRequest', 'advance notice'),
-               ('StartCountRequest', 'count'), ('ReserveRequest', 'reservation'),
+               ('StartCountRequest', 'count'), ('ReserveRequest', 'reservation'), ('SourceReservationRequest', 'reservation'),
                ('AuthorizeReturnRequest', 'return authorization'), ('ReceiveReturnRequest', 'return'),
                ('CreateBlindReturnRequest', 'return'), ('CreateExchangeRequest', 'exchange'))
                AS m (method, kind) USING (method)

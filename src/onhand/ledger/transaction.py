@@ -119,6 +119,11 @@ ON CONFLICT DO NOTHING RETURNING claim_id"""
 WHY_NOT_ACTIVE = """
 SELECT CASE WHEN state = 'active' AND deadline <= now() THEN 'expired' ELSE state END AS state, order_id, pinned_for
   FROM claims WHERE reservation_id = $1 ORDER BY (state = 'confirmed') DESC, created_time DESC LIMIT 1"""
+OPEN = """
+INSERT INTO claims (location_id, claim_id, reservation_id, state, channel, customer_id, lines, deadline)
+SELECT c.location_id, c.claim_id, $1, 'active', c.channel, $2, c.lines::jsonb, $3
+  FROM unnest($4::text[], $5::uuid[], $6::text[], $7::text[]) AS c (location_id, claim_id, channel, lines)
+ON CONFLICT DO NOTHING RETURNING claim_id"""
 CONSUME = """
 INSERT INTO claims (location_id, claim_id, state, channel, lines, deadline, closed_time)
 SELECT c.location_id, c.claim_id, 'consumed', c.channel, c.lines::jsonb, now(), now()
@@ -173,6 +178,28 @@ class Transaction:
         for c in ordered:
             self._settlement(c.location_id).forget.append(c.claim_id)
             self._cover(c.location_id, c.lines)
+
+    @step("ledger.open_reservation", model=("journal",))
+    async def open_reservation(
+        self, reservation_id: UUID, claims: Sequence[Claim], customer_id: str, deadline: datetime
+    ) -> None:
+        """Journals claims of this attempt as an active reservation. Raises ClaimRefused."""
+        epochs = await self._share_epochs({c.location_id for c in claims})
+        if any(epochs.get(c.location_id) != c.epoch for c in claims):
+            raise ClaimRefused
+        ordered = sorted(claims, key=lambda c: (c.location_id, c.claim_id))
+        rows = await self.connection.fetch(
+            OPEN,
+            reservation_id,
+            customer_id,
+            deadline,
+            [c.location_id for c in ordered],
+            [c.claim_id for c in ordered],
+            [c.channel for c in ordered],
+            [to_json(c.lines) for c in ordered],
+        )
+        if len(rows) != len(claims):
+            raise ClaimRefused
 
     @step("ledger.bypass", model=("bypass",))
     async def bypass(self, location_ids: Iterable[str]) -> None:

@@ -16,18 +16,20 @@ from onhand.domain.order import HOLDING, PICKUP_CODE_FAILURES_MAX, FulfillmentSt
 from onhand.ids import parse_id
 from onhand.ledger.mutation import Ledger
 from onhand.orders import codes, names, shortfalls
+from onhand.orders.reasons import DECISIONS, PROMISED_TIME, decision
 from onhand.orders.shortfalls import SHORTFALL
 from onhand.paging import decode_token, encode_token, fill, page_size
 from onhand.postgres import Connection
 from onhand.v1 import order_pb2 as pb
 from onhand.wire import channel_value, money_to_wire, timestamp
 
-# A fulfillment order `f` as one json value.
+# A fulfillment order `f` of an order `o` as one json value.
 _FULFILLMENT = f"""json_build_object(
     'fulfillment_order_id', f.fulfillment_order_id, 'order_id', f.order_id, 'location_id', f.location_id, 'kind', f.kind,
     'state', f.state, 'failures', f.pickup_code_failures, 'created_time', f.created_time, 'updated_time', f.updated_time,
     'from_id', f.from_fulfillment_order_id, 'reject_reason', f.reject_reason, 'hold_end_time', f.hold_end_time,
     'arrived_time', f.arrived_time, 'arrival_spot', f.arrival_spot, 'arrival_note', f.arrival_note,
+    'promised_ready_time', {PROMISED_TIME},
     'lines', (SELECT json_agg(json_build_object('line_number', fl.line_number, 'sku', fl.sku, 'name', p.name,
                   'quantity', fl.quantity, 'cancelled_quantity', fl.cancelled_quantity, 'moved_quantity', fl.moved_quantity,
                   'aside_quantity', fl.aside_quantity)
@@ -43,8 +45,7 @@ _FULFILLMENT = f"""json_build_object(
                 FROM shipments s WHERE s.fulfillment_order_id = f.fulfillment_order_id),
     'shortfalls', (SELECT json_agg({SHORTFALL} ORDER BY s.shortfall_id)
                 FROM shortfalls s WHERE s.fulfillment_order_id = f.fulfillment_order_id))"""
-_ORDERS = f"""
-SELECT o.order_id, o.order_number, o.customer_id, o.channel, o.currency, o.state, o.total_minor, o.cart_id,
+_COLUMNS = f"""o.order_id, o.order_number, o.customer_id, o.channel, o.currency, o.state, o.total_minor, o.cart_id,
        o.reservation_id, o.ship_to, o.placed_time, o.created_time, o.updated_time,
        (SELECT json_agg(json_build_object('line_number', l.line_number, 'sku', l.sku, 'name', p.name,
             'quantity', l.quantity, 'fulfilled_quantity', l.fulfilled_quantity,
@@ -56,8 +57,9 @@ SELECT o.order_id, o.order_number, o.customer_id, o.channel, o.currency, o.state
           FROM fulfillment_orders f WHERE f.order_id = o.order_id) AS fulfillments,
        (SELECT json_agg(json_build_object('kind', t.kind, 'amount_minor', t.amount_minor, 'reference', t.reference)
                         ORDER BY t.tender_number)
-          FROM tenders t WHERE t.order_id = o.order_id) AS tenders
-  FROM orders o"""
+          FROM tenders t WHERE t.order_id = o.order_id) AS tenders"""
+_ORDERS = f"SELECT {_COLUMNS} FROM orders o"
+_WITH_REASONS = f"SELECT {_COLUMNS}, {DECISIONS} AS decisions FROM orders o WHERE o.order_id = $1"
 _RETURNS = """
 SELECT r.return_id, r.order_id, o.order_number, r.location_id, r.channel, r.refund_minor,
        coalesce(r.currency, o.currency) AS currency, r.created_time, r.kind, r.customer_id, r.return_authorization_id,
@@ -127,8 +129,14 @@ async def read_return(connection: Connection, return_id: UUID) -> pb.Return:
 
 async def get_order(ledger: Ledger, request: pb.GetOrderRequest, caller: Caller) -> pb.GetOrderResponse:
     """OrderService.GetOrder."""
+    order_id = parse_id("order_id", request.order_id)
     async with ledger.read() as connection:
-        return pb.GetOrderResponse(order=await read_order(connection, parse_id("order_id", request.order_id)))
+        row = await connection.fetchrow(_WITH_REASONS, order_id)
+    if row is None:
+        raise OrderNotFound(str(order_id))
+    order = _order(row)
+    order.sourcing_decisions.extend(decision(value) for value in row["decisions"] or ())
+    return pb.GetOrderResponse(order=order)
 
 
 async def get_return(ledger: Ledger, request: pb.GetReturnRequest, caller: Caller) -> pb.GetReturnResponse:
@@ -300,6 +308,7 @@ def _fulfillment(value: dict[str, Any], order_number: str, customer_id: str) -> 
         from_fulfillment_order_id=value["from_id"] or "",
         hold_end_time=_time_or_none(value["hold_end_time"]),
         arrival=_arrival(value),
+        promised_ready_time=_time_or_none(value["promised_ready_time"]),
         reject_reason=pb.RejectReason.Value(f"REJECT_REASON_{value['reject_reason'] or 'UNSPECIFIED'}"),
         shortfalls=[
             shortfalls.message(shortfall, value["order_id"], order_number, customer_id)

@@ -87,7 +87,7 @@ class Standing:
 
     def message(self) -> v1.Reservation:
         """For the wire."""
-        return _reservation(
+        return reservation_message(
             self.reservation_id, self.state, self.channel, self.customer_id, self.deadline, self.wants, self.order_id
         )
 
@@ -388,7 +388,7 @@ class Reservations:
             if await transaction.connection.fetchval(VERSION) != held.policy_version:
                 raise ClaimRefused
             await transaction.replace_claims(old.reservation_id, old.claims, held.claims)
-            message = _reservation(
+            message = reservation_message(
                 old.reservation_id, "active", old.channel, old.customer_id, old.deadline, wants, None
             )
             return v1.ChangeReservationResponse(reservation=message)
@@ -466,7 +466,7 @@ def _standing(reservation_id: UUID, rows: Sequence[Any]) -> Standing:
     )
 
 
-def _reservation(
+def reservation_message(
     reservation_id: UUID,
     state: str,
     channel: str,
@@ -475,6 +475,7 @@ def _reservation(
     wants: Sequence[tuple[str, Sequence[tuple[str, int]]]],
     order_id: UUID | None,
 ) -> v1.Reservation:
+    """A reservation for the wire."""
     return v1.Reservation(
         reservation_id=str(reservation_id),
         state=STATES[state],

@@ -11,10 +11,23 @@ from onhand.v1 import order_pb2
 from onhand.v1 import sourcing_pb2 as v1
 from onhand.wire import channel_name, moment
 
-METHODS = {
+METHODS: dict[int, FulfillmentKind] = {
     order_pb2.FULFILLMENT_KIND_PICKUP: FulfillmentKind.PICKUP,
     order_pb2.FULFILLMENT_KIND_SHIP: FulfillmentKind.SHIP,
 }
+
+
+def method_of(kind: int) -> FulfillmentKind:
+    """How the customer gets what is sourced. Raises InvalidRequest."""
+    method = METHODS.get(kind)
+    if method is None:
+        raise invalid("method", "must be FULFILLMENT_KIND_PICKUP or FULFILLMENT_KIND_SHIP")
+    return method
+
+
+def position_of(request: v1.PreviewSourcingRequest | v1.SourceReservationRequest) -> tuple[float, float] | None:
+    """Where the customer is, if that is known."""
+    return (request.position.latitude, request.position.longitude) if request.HasField("position") else None
 
 
 class Preview:
@@ -25,15 +38,12 @@ class Preview:
 
     async def preview_sourcing(self, request: v1.PreviewSourcingRequest, caller: Caller) -> v1.PreviewSourcingResponse:
         """SourcingService.PreviewSourcing."""
-        method = METHODS.get(request.method)
-        if method is None:
-            raise invalid("method", "must be FULFILLMENT_KIND_PICKUP or FULFILLMENT_KIND_SHIP")
-        has_position, has_time = request.HasField("position"), request.HasField("assumed_time")
+        has_time = request.HasField("assumed_time")
         sourced = await self._sourcing.plan(
             [(line.sku, line.quantity) for line in request.lines],
-            method=method,
+            method=method_of(request.method),
             channel=channel_name(request.channel),
-            position=(request.position.latitude, request.position.longitude) if has_position else None,
+            position=position_of(request),
             only=request.location_ids,
             excluded=request.excluded_location_ids,
             assumed_time=moment("assumed_time", request.assumed_time) if has_time else None,
