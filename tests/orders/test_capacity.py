@@ -193,6 +193,19 @@ async def test_yesterdays_work_stays_yesterdays_when_it_is_split(shop: Shop) -> 
     assert days == {NORTH: Day(1, 3, False)}
 
 
+async def test_a_checkout_holds_its_place_while_it_is_paid_for(shop: Shop) -> None:
+    await limit(shop, NORTH, daily_orders_max=1)
+    paid, other = await wanted(shop, 2), await wanted(shop, 1)
+    paid.tenders[0].CopyFrom(pb.Tender(kind=pb.TENDER_KIND_CARD, amount=dollars(398), payment_method="pm_1"))
+    GATEWAY.faults = ["acts"]
+    assert (await refused(shop.orders.place_order(paid, CALLER))).reason == "PAYMENT_PENDING"
+    assert await today(shop) == (1, 2)
+    assert (await refused(shop.orders.place_order(other, CALLER))).reason == "LOCATION_AT_CAPACITY"
+    await shop.orders.place_order(paid, CALLER)
+    assert await today(shop) == (1, 2)
+    assert (await refused(shop.orders.place_order(other, CALLER))).reason == "LOCATION_AT_CAPACITY"
+
+
 async def test_nobody_is_asked_to_pay_for_what_a_location_does_not_take_on(shop: Shop) -> None:
     await limit(shop, NORTH, daily_units_max=1)
     request = await wanted(shop, 2)

@@ -1,7 +1,8 @@
 """What a location takes on in a day of its own zone: one definition, for plans and for what is placed.
 
 A day's work are the orders of which a location had to bring something from that day on, for pickup or shipping, and the units of
-them, but for what was cancelled, rejected or moved: that is given back. Work that was split off counts as what it was split from.
+them, but for what was cancelled, rejected or moved: that is given back. Work that was split off counts as what it was split from. A
+checkout holds its place while it is paid for.
 """
 
 from __future__ import annotations
@@ -17,17 +18,22 @@ from onhand.domain.sourcing_errors import LocationAtCapacity
 from onhand.ledger.transaction import Transaction
 from onhand.postgres import Connection
 
-# $4: an order; `own` says that it is among them.
+# $4: an order; `own` says that it is among them. What a checkout pays for now is today's work too, unless it is that order's.
 TAKEN_ON = """
-SELECT w.location_id, count(DISTINCT f.order_id) AS orders, sum(p.units)::int8 AS units,
-       coalesce(bool_or(f.order_id = $4), false) AS own
-  FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) AS w (location_id, since, until)
-  JOIN fulfillment_orders f ON f.location_id = w.location_id AND f.created_time >= w.since AND f.kind <> 'CARRY_OUT'
- CROSS JOIN LATERAL (SELECT coalesce(sum(quantity - cancelled_quantity - moved_quantity), 0) AS units FROM fulfillment_lines
-                      WHERE fulfillment_order_id = f.fulfillment_order_id) AS p
- WHERE coalesce(f.taken_on_time, f.created_time) >= w.since AND coalesce(f.taken_on_time, f.created_time) < w.until
-   AND f.state NOT IN ('CANCELLED', 'REJECTED', 'MOVED')
- GROUP BY w.location_id"""
+WITH work AS (
+    SELECT w.location_id, f.order_id, p.units
+      FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) AS w (location_id, since, until)
+      JOIN fulfillment_orders f ON f.location_id = w.location_id AND f.created_time >= w.since AND f.kind <> 'CARRY_OUT'
+     CROSS JOIN LATERAL (SELECT coalesce(sum(quantity - cancelled_quantity - moved_quantity), 0) AS units
+                           FROM fulfillment_lines WHERE fulfillment_order_id = f.fulfillment_order_id) AS p
+     WHERE coalesce(f.taken_on_time, f.created_time) >= w.since AND coalesce(f.taken_on_time, f.created_time) < w.until
+       AND f.state NOT IN ('CANCELLED', 'REJECTED', 'MOVED')
+    UNION ALL
+    SELECT k.location_id, c.order_id, (SELECT sum((line ->> 1)::int8) FROM jsonb_array_elements(k.lines) AS line)
+      FROM checkouts c JOIN claims k ON k.reservation_id = c.reservation_id AND k.state = 'active'
+     WHERE c.state = 'PENDING' AND c.order_id IS DISTINCT FROM $4 AND k.location_id = ANY ($1))
+SELECT location_id, count(DISTINCT order_id) AS orders, sum(units)::int8 AS units, coalesce(bool_or(order_id = $4), false) AS own
+  FROM work GROUP BY location_id"""
 # Who adds to a day's work holds the row of the location until the commit, so the next one counts it. Locations without a capacity
 # are left alone.
 HOLD_DAYS = """
