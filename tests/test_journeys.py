@@ -79,10 +79,11 @@ class Reader:
 
 async def test_every_call_of_the_journeys_is_answered_as_it_is_shown(database_dsn: str, redis_url: str) -> None:
     text = DOCUMENT.read_text()
-    tomorrow = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    in_days = {n: (datetime.now(UTC) + timedelta(days=n)).strftime("%Y-%m-%dT%H:%M:%SZ") for n in (1, 7)}
+    known = {"tomorrow": in_days[1], "next_week": in_days[7]}
     await load_sample(database_dsn, sorted({int(sku) for sku in re.findall(r'"sku": "(\d+)"', text)}))
     async with serving(database_dsn, redis_url) as api, second_edge(api) as web:
         reader = Reader(api, web)
-        calls = await play(text, {"tomorrow": tomorrow}, reader.call, reader.watch)
+        calls = await play(text, known, reader.call, reader.watch)
         await api.audit()
     assert calls > 100, "the document is not read as it is written"

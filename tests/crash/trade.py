@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 
 from google.protobuf.message import Message
 
@@ -520,6 +521,14 @@ async def _(stage: Stage, shop: Shop) -> None:
             work,
             hours,
         )
+
+
+@scenario("ExtendPickupHold", "whose customer was reminded already")
+async def _(stage: Stage, shop: Shop) -> Message:
+    work, _ = await shop.ready({NORTH: {MILK: 2}})
+    await shop.execute("UPDATE fulfillment_orders SET reminded_time = now() WHERE fulfillment_order_id = $1", work)
+    later = datetime.now(UTC) + timedelta(days=9)
+    return pb.ExtendPickupHoldRequest(request_id=request_id(), fulfillment_order_id=work, hold_end_time=later)
 
 
 @scenario("ResetPickupCode", "of a pickup that waits")

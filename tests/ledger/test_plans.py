@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -437,6 +438,8 @@ class Trade:
         await self.call("PickFulfillmentOrder", orders.PickFulfillmentOrderRequest(**work))
         await self.call("MarkReadyForPickup", orders.MarkReadyForPickupRequest(**work))
         await self.call("MarkArrived", orders.MarkArrivedRequest(**work, spot="4"))
+        later = datetime.now(UTC) + timedelta(days=9)
+        await self.call("ExtendPickupHold", orders.ExtendPickupHoldRequest(**work, hold_end_time=later))
         with suppress(Refusal):
             await self.call("MarkNoShow", orders.MarkNoShowRequest(**work, only_if_due=True))
         await self.call("MarkNoShow", orders.MarkNoShowRequest(**work))

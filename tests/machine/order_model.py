@@ -330,7 +330,7 @@ class Model(Shop):
         if work.state in ("PICKED", "READY_FOR_PICKUP"):
             legal += ["UNPICK"]
         if work.state == "READY_FOR_PICKUP":
-            legal += ["NO_SHOW"]
+            legal += ["NO_SHOW", "EXTEND_HOLD"]
         if work.state == "SHIPPED":
             legal += ["RETURN"]
         if work.state in AT_LOCATION:

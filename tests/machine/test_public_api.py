@@ -35,6 +35,7 @@ NOT_PLAYED = {
     "UnpickFulfillmentOrder": "orders/test_waiting.py",
     "MarkArrived": "orders/test_waiting.py",
     "MarkNoShow": "orders/test_waiting.py",
+    "ExtendPickupHold": "orders/test_waiting.py",
     "PutAwayFulfillmentOrder": "orders/test_waiting.py",
     "SubstituteLine": "orders/test_substitute.py",
     "PackFulfillmentOrder": "orders/test_ship.py",

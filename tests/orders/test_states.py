@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -50,6 +51,11 @@ class Case:
         self.work = placed.order.fulfillment_orders[0].fulfillment_order_id
         self.code = placed.pickup_codes[0].pickup_code if placed.pickup_codes else "none"
 
+    @property
+    def tomorrow(self) -> datetime:
+        """Later than now, and earlier than what a hold is bounded by."""
+        return datetime.now(UTC) + timedelta(days=1)
+
     async def call(self, rpc: str, request: type[Any], **fields: Any) -> Any:
         """A call on the work."""
         message = request(request_id=request_id(), fulfillment_order_id=self.work, **fields)
@@ -86,6 +92,9 @@ class Case:
             Step.SUBSTITUTE: lambda: self.call("substitute_line", pb.SubstituteLineRequest, **substitute),
             Step.ARRIVE: lambda: self.call("mark_arrived", pb.MarkArrivedRequest),
             Step.NO_SHOW: lambda: self.call("mark_no_show", pb.MarkNoShowRequest),
+            Step.EXTEND_HOLD: lambda: self.call(
+                "extend_pickup_hold", pb.ExtendPickupHoldRequest, hold_end_time=self.tomorrow
+            ),
             Step.PUT_AWAY: lambda: self.call("put_away_fulfillment_order", pb.PutAwayFulfillmentOrderRequest),
             Step.PACK: lambda: self.call("pack_fulfillment_order", pb.PackFulfillmentOrderRequest, parcels=[parcel]),
             Step.RETURN: lambda: self.call("return_undelivered", pb.ReturnUndeliveredRequest),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from broken import tasks, verified
 from onhand.domain.stock import Level
-from onhand.orders.waiting import HOLD_SECONDS
+from onhand.orders.waiting import HOLD_SECONDS, HOLD_SECONDS_MAX
 from onhand.v1 import inventory_pb2
 from onhand.v1 import order_pb2 as pb
 from shelf import request_id
@@ -122,6 +122,65 @@ async def test_a_customer_is_reminded_once_a_day_before_the_end_however_many_pro
     await pass_hold(shop, work, -3600)
     await shop.app.pickups.sweep()
     assert (await shop.events("onhand")).count((REMINDED, NORTH)) == 2
+
+
+# ------------------------------------------------------------------------------------------------------------- extensions
+async def extend(shop: Shop, work: str, days: float, id: str = "") -> pb.FulfillmentOrder:
+    """Its customer comes so many days from now."""
+    request = pb.ExtendPickupHoldRequest(
+        request_id=id or request_id(),
+        fulfillment_order_id=work,
+        hold_end_time=datetime.now(UTC) + timedelta(days=days),
+    )
+    done = (await shop.orders.extend_pickup_hold(request, CALLER)).fulfillment_order
+    assert (await shop.orders.extend_pickup_hold(request, CALLER)).fulfillment_order == done
+    assert done.state == pb.FULFILLMENT_STATE_READY_FOR_PICKUP
+    return done
+
+
+async def test_a_customer_who_asks_for_more_days_gets_them_and_is_reminded_of_the_new_end(shop: Shop) -> None:
+    work, code = await shop.ready({NORTH: {MILK: 1}})
+    await pass_hold(shop, work, -3600)
+    await shop.app.pickups.sweep()
+    await pass_hold(shop, work)  # too late, but for that nobody has looked yet
+    first = await extend(shop, work, days=5)
+    await shop.app.pickups.sweep()
+    assert await state_of(shop, work) == "READY_FOR_PICKUP"
+    assert (await shop.events("onhand")).count((REMINDED, NORTH)) == 1
+    assert ("onhand.fulfillment_order.hold_extended.v1", NORTH) in await shop.events("onhand.fulfillment_order")
+    await pass_hold(shop, work, -3600)
+    await shop.app.pickups.sweep()
+    assert (await shop.events("onhand")).count((REMINDED, NORTH)) == 2
+    again = await extend(shop, work, days=0.5)  # nobody is told of the same day twice
+    assert again.hold_end_time.seconds < first.hold_end_time.seconds
+    await shop.app.pickups.sweep()
+    assert (await shop.events("onhand")).count((REMINDED, NORTH)) == 2
+    await shop.hand_over(work, code)
+
+
+async def test_a_hold_is_never_made_shorter_and_never_longer_than_it_may_be(shop: Shop) -> None:
+    work, code = await shop.ready({NORTH: {MILK: 2}})
+    latest = HOLD_SECONDS_MAX / 86_400
+    ((end,),) = await shop.fetch("SELECT hold_end_time FROM fulfillment_orders")
+    assert (await extend(shop, work, days=1)).hold_end_time.ToDatetime(tzinfo=UTC) == end
+    reason, values = await told(extend(shop, work, days=latest + 0.01))
+    assert (reason, values["fulfillment_order_id"]) == ("HOLD_TOO_LONG", work)
+    await extend(shop, work, days=latest - 0.01)
+    # Counted from when it was ready, for what is left of it too.
+    await shop.execute("UPDATE fulfillment_orders SET ready_time = ready_time - interval '5 days'")
+    request = pb.HandOverFulfillmentOrderRequest(
+        request_id=request_id(),
+        fulfillment_order_id=work,
+        pickup_code=code,
+        lines=[pb.WorkLine(line_number=1, quantity=1)],
+    )
+    rest = (await shop.orders.hand_over_fulfillment_order(request, CALLER)).rest.fulfillment_order_id
+    assert (await refused(extend(shop, rest, days=latest - 4))).reason == "HOLD_TOO_LONG"
+    # What went back and is ready anew waits anew.
+    await unpick(shop, rest)
+    await shop.pick(rest)
+    await shop.mark_ready(rest)
+    await extend(shop, rest, days=latest - 4)
 
 
 # --------------------------------------------------------------------------------------------------------------- no-shows

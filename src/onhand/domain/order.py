@@ -77,6 +77,7 @@ class Step(Enum):
     PUT_AWAY = "PUT_AWAY"
     PACK = "PACK"
     RETURN = "RETURN"
+    EXTEND_HOLD = "EXTEND_HOLD"
 
 
 _PICKUP, _SHIP = FulfillmentKind.PICKUP, FulfillmentKind.SHIP
@@ -109,6 +110,7 @@ TRANSITIONS: Mapping[tuple[FulfillmentKind, FulfillmentState, Step], Fulfillment
         (_PICKUP, _S.READY_FOR_PICKUP, Step.HAND_OVER): _S.PICKED_UP,
         (_PICKUP, _S.READY_FOR_PICKUP, Step.UNPICK): _S.ACCEPTED,
         (_PICKUP, _S.READY_FOR_PICKUP, Step.NO_SHOW): _S.NO_SHOW,
+        (_PICKUP, _S.READY_FOR_PICKUP, Step.EXTEND_HOLD): _S.READY_FOR_PICKUP,
         (_PICKUP, _S.READY_FOR_PICKUP, Step.REJECT): _S.REJECTED,
         (_PICKUP, _S.READY_FOR_PICKUP, Step.ARRIVE): _S.READY_FOR_PICKUP,
         (_PICKUP, _S.READY_FOR_PICKUP, Step.RESET_CODE): _S.READY_FOR_PICKUP,

@@ -70,6 +70,20 @@ class PickupStillHeld(Refusal):
 
 
 @dataclass(eq=False)
+class HoldTooLong(Refusal):
+    """A pickup would wait for its customer for too long."""
+
+    fulfillment_order_id: str
+    hold_end_time: str
+    latest_time: str
+    reason = "HOLD_TOO_LONG"
+    kind = Kind.PRECONDITION
+    message = (
+        "fulfillment order {fulfillment_order_id} is held until {latest_time} at the latest, not until {hold_end_time}"
+    )
+
+
+@dataclass(eq=False)
 class ProofsMissing(Refusal):
     """Too few different proofs of who somebody is."""
 

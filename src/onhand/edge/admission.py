@@ -52,7 +52,7 @@ STORE_METHODS = frozenset({
     "AcceptFulfillmentOrder", "PickFulfillmentOrder", "MarkReadyForPickup", "ShipFulfillmentOrder",
     "DeliverFulfillmentOrder", "RejectFulfillmentOrder", "ListShortfallAlternatives",
     "UnpickFulfillmentOrder", "MarkArrived", "MarkNoShow", "PutAwayFulfillmentOrder", "SubstituteLine", "PackFulfillmentOrder",
-    "ReturnUndelivered",
+    "ReturnUndelivered", "ExtendPickupHold",
     "ReceiveStock", "AdjustStock", "CountStock", "MoveStock", "DispatchTransfer", "ReceiveTransfer",
     "RequestTransfer", "DispatchRequestedTransfer", "CancelTransfer", "CloseTransfer", "ReceiveAdvanceNotice",
     "StartCount", "SubmitCount", "RequestRecount", "ApproveCount", "CancelCount",

@@ -52,6 +52,7 @@ class Orders:
         self.substitute_line = partial(substitute.substitute_line, ledger, decreases)
         self.unpick_fulfillment_order = partial(fulfil.unpick_fulfillment_order, ledger)
         self.mark_arrived = partial(waiting.mark_arrived, ledger)
+        self.extend_pickup_hold = partial(waiting.extend_pickup_hold, ledger)
         self.mark_no_show = partial(waiting.mark_no_show, ledger)
         self.put_away_fulfillment_order = partial(waiting.put_away_fulfillment_order, ledger)
         self.hand_over_fulfillment_order = partial(hand_over.hand_over_fulfillment_order, ledger)

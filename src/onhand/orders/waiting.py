@@ -14,7 +14,7 @@ from onhand.domain.errors import IllegalTransition, invalid
 from onhand.domain.order import Step
 from onhand.domain.shortage import ShortfallEnd
 from onhand.domain.stock import Bucket, Movement
-from onhand.domain.work_errors import FulfillmentLineExceeded, PickupStillHeld
+from onhand.domain.work_errors import FulfillmentLineExceeded, HoldTooLong, PickupStillHeld
 from onhand.ids import new_id, parse_id
 from onhand.ledger import shortfalls
 from onhand.ledger.mutation import Ledger
@@ -24,11 +24,14 @@ from onhand.orders.cancel import give_back
 from onhand.orders.queries import read_fulfillment_order
 from onhand.orders.work import Work, advance, lock_work, settle
 from onhand.v1 import order_pb2 as pb
+from onhand.wire import moment
 
 log = logging.getLogger(__name__)
 
 HOLD_SECONDS = 3 * 24 * 3600
 """How long a pickup waits where its location does not say."""
+HOLD_SECONDS_MAX = 30 * 24 * 3600
+"""How long after it became ready its customer may have it held at the most."""
 REMIND_SECONDS = 24 * 3600
 """How long before its end its customer is reminded."""
 DUE_MAX = 100
@@ -37,10 +40,18 @@ SWEEP = Caller("onhand", None)
 """Who marks no-shows that nobody marked by hand."""
 
 BEGIN_HOLD = """
-UPDATE fulfillment_orders f SET reminded_time = NULL,
+UPDATE fulfillment_orders f SET reminded_time = NULL, ready_time = now(),
        hold_end_time = now() + make_interval(secs => coalesce(l.pickup_hold_seconds, $2::int))
   FROM locations l WHERE f.fulfillment_order_id = $1 AND l.location_id = f.location_id"""
-END_HOLD = "UPDATE fulfillment_orders SET hold_end_time = NULL, reminded_time = NULL WHERE fulfillment_order_id = $1"
+END_HOLD = """
+UPDATE fulfillment_orders SET hold_end_time = NULL, ready_time = NULL, reminded_time = NULL WHERE fulfillment_order_id = $1"""
+LATEST_END = """
+SELECT ready_time + make_interval(secs => $2::int) FROM fulfillment_orders WHERE fulfillment_order_id = $1"""
+# Never to an earlier time. Who was reminded is reminded again, a day before the new end.
+EXTEND_HOLD = """
+UPDATE fulfillment_orders SET hold_end_time = greatest(hold_end_time, $2),
+       reminded_time = CASE WHEN $2 <= now() + make_interval(secs => $3::int) THEN reminded_time END
+ WHERE fulfillment_order_id = $1 RETURNING hold_end_time"""
 HELD_UNTIL = """
 SELECT hold_end_time FROM fulfillment_orders WHERE fulfillment_order_id = $1 AND hold_end_time >= clock_timestamp()"""
 ARRIVE = """
@@ -96,6 +107,27 @@ async def mark_arrived(ledger: Ledger, request: pb.MarkArrivedRequest, caller: C
         return pb.MarkArrivedResponse(fulfillment_order=done)
 
     return await ledger.mutate(request, pb.MarkArrivedResponse, work)
+
+
+async def extend_pickup_hold(
+    ledger: Ledger, request: pb.ExtendPickupHoldRequest, caller: Caller
+) -> pb.ExtendPickupHoldResponse:
+    """OrderService.ExtendPickupHold."""
+    fulfillment_order_id = parse_id("fulfillment_order_id", request.fulfillment_order_id)
+    wanted = moment("hold_end_time", request.hold_end_time)
+
+    async def extend(tx: Transaction, work: Work) -> Mapping[str, Any]:
+        latest = await tx.connection.fetchval(LATEST_END, fulfillment_order_id, HOLD_SECONDS_MAX)
+        if wanted > latest:
+            raise HoldTooLong(str(fulfillment_order_id), wanted.isoformat(), latest.isoformat())
+        until = await tx.connection.fetchval(EXTEND_HOLD, fulfillment_order_id, wanted, REMIND_SECONDS)
+        return {"hold_end_time": until.isoformat(), "customer_id": work.order.customer_id}
+
+    async def work(tx: Transaction) -> pb.ExtendPickupHoldResponse:
+        done = await advance(tx, fulfillment_order_id, Step.EXTEND_HOLD, caller, extend)
+        return pb.ExtendPickupHoldResponse(fulfillment_order=done)
+
+    return await ledger.mutate(request, pb.ExtendPickupHoldResponse, work)
 
 
 # ------------------------------------------------------------------------------------------------------------- no-shows

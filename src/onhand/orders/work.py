@@ -27,10 +27,11 @@ WITH lines AS (SELECT * FROM unnest($3::int[], $4::int8[]) AS n (line_number, qu
 new_work AS (
     INSERT INTO fulfillment_orders (fulfillment_order_id, order_id, location_id, kind, state, pickup_code_salt,
                                     pickup_code_hash, pickup_code_failures, pickup_code_attempt, from_fulfillment_order_id,
-                                    hold_end_time, reminded_time, arrived_time, arrival_spot, arrival_note, taken_on_time)
+                                    hold_end_time, ready_time, reminded_time, arrived_time, arrival_spot, arrival_note,
+                                    taken_on_time)
     SELECT $2, order_id, location_id, kind, state, pickup_code_salt, pickup_code_hash, pickup_code_failures,
-           pickup_code_attempt, fulfillment_order_id, hold_end_time, reminded_time, arrived_time, arrival_spot, arrival_note,
-           coalesce(taken_on_time, created_time)
+           pickup_code_attempt, fulfillment_order_id, hold_end_time, ready_time, reminded_time, arrived_time, arrival_spot,
+           arrival_note, coalesce(taken_on_time, created_time)
       FROM fulfillment_orders WHERE fulfillment_order_id = $1),
 new_parts AS (
     INSERT INTO fulfillment_lines (fulfillment_order_id, line_number, sku, quantity, is_taken_over)
@@ -86,7 +87,7 @@ class Work:
 Effect = Callable[[Transaction, Work], Awaitable[Mapping[str, Any] | None]]
 """What a step does besides; it may say what the event of a step that changes no state tells."""
 # What events call steps that change no state, where that is not the step's name.
-_TOLD = {Step.ARRIVE: "arrived", Step.PACK: "packed", Step.SUBSTITUTE: "substituted"}
+_TOLD = {Step.ARRIVE: "arrived", Step.PACK: "packed", Step.SUBSTITUTE: "substituted", Step.EXTEND_HOLD: "hold_extended"}
 
 
 async def lock_work(tx: Transaction, fulfillment_order_id: UUID) -> Work:

@@ -1,0 +1,1 @@
+ALTER TABLE fulfillment_orders DROP COLUMN ready_time;
