@@ -11,9 +11,11 @@ from onhand.feeds.records import FeedError, OpeningHours
 
 GOOD = {
     "locations.csv": (
-        "location_id,kind,name,latitude,longitude,time_zone,opening_hours,groups\n"
-        'berlin-1,STORE,"Berlin, Mitte",52.52,13.405,Europe/Berlin,Mo-Fr 08:00-20:00; Sa 09:00-18:00,all-stores;berlin\n'
-        "hub,WAREHOUSE,Hub,,,,,\n"
+        "location_id,kind,name,latitude,longitude,time_zone,opening_hours,lead_minutes,cut_off,daily_orders_max,"
+        "daily_units_max,groups\n"
+        'berlin-1,STORE,"Berlin, Mitte",52.52,13.405,Europe/Berlin,Mo-Fr 08:00-20:00; Sa 09:00-18:00,90,16:30,200,0,'
+        "all-stores;berlin\n"
+        "hub,WAREHOUSE,Hub,,,,,,,,,\n"
     ),
     "products.csv": "sku,name,base_unit\nMILK-1,Milk 1 l,\nRICE,Rice,GRAM\n",
     "barcodes.csv": "gtin,sku\n4006381333931,MILK-1\n",
@@ -42,6 +44,9 @@ def test_a_folder_is_read_whole(tmp_path: Path) -> None:
     assert store.opening_hours[4:] == (OpeningHours(5, 480, 1200), OpeningHours(6, 540, 1080))
     # A store offers pickup unless it is said otherwise, a warehouse only if it is said.
     assert (store.offers_pickup, hub.offers_pickup, hub.offers_shipping) == (True, False, True)
+    # What a location takes on: said, and not said, which is not the same as none.
+    assert store[-4:] == (90, 16 * 60 + 30, 200, 0)
+    assert hub[-4:] == (None, None, None, None)
     assert feed.groups == [("all-stores", "all-stores", ("berlin-1",)), ("berlin", "berlin", ("berlin-1",))]
     assert [product.base_unit for product in feed.products] == ["EACH", "GRAM"]
     assert feed.barcodes == [("04006381333931", "MILK-1")]
@@ -72,6 +77,15 @@ def test_a_file_may_be_absent_and_may_begin_with_a_byte_order_mark(tmp_path: Pat
             "locations.csv:2: opening_hours",
         ),
         ("locations", "location_id,kind,name,opening_hours\na,STORE,A,always\n", "locations.csv:2: opening_hours"),
+        ("locations", "location_id,kind,name,lead_minutes\na,STORE,A,43201\n", "locations.csv:2: lead_minutes '43201'"),
+        ("locations", "location_id,kind,name,cut_off\na,STORE,A,24:00\n", "locations.csv:2: cut_off '24:00'"),
+        ("locations", "location_id,kind,name,cut_off\na,STORE,A,9:30\n", "locations.csv:2: cut_off '9:30'"),
+        (
+            "locations",
+            "location_id,kind,name,daily_orders_max\na,STORE,A,1\nb,STORE,B,-1\n",
+            "locations.csv:3: daily_orders_max '-1'",
+        ),
+        ("locations", "location_id,kind,name,daily_units_max\na,STORE,A,x\n", "locations.csv:2: daily_units_max 'x'"),
         ("locations", "location_id,kind\na,STORE\n", "locations.csv:1: column 'name' is missing"),
         ("products", "sku,name,colour\na,A,red\n", "products.csv:1: column 'colour' is not known"),
         ("products", "sku,name,name\na,A,A\n", "products.csv:1: a column is there twice"),

@@ -132,6 +132,25 @@ async def test_a_retailers_folder_comes_in_and_its_changes_follow(database_dsn: 
     assert await ledger.fetchval("SELECT count(*) FROM stock_movements") == 1
 
 
+async def test_what_a_location_takes_on_comes_in_and_stays_where_a_feed_does_not_say_it(
+    database_dsn: str, ledger: Any, folder: Path
+) -> None:
+    look = """SELECT lead_minutes, cut_off_minute, daily_orders_max, daily_units_max, version FROM locations
+               WHERE location_id = 'hub'"""
+    header = "location_id,kind,name,lead_minutes,cut_off,daily_orders_max,daily_units_max\n"
+    (folder / "locations.csv").write_text(f"{header}hub,WAREHOUSE,Hub,90,16:30,200,5000\nberlin-1,STORE,Mitte,,,,\n")
+    await run_import(database_dsn, str(folder))
+    assert await ledger.fetchrow(look) == (90, 990, 200, 5000, 1)
+    for columns, expected in (("", (90, 990, 200, 5000, 1)), (",,,30,0", (90, 990, 30, 0, 2))):
+        (folder / "locations.csv").write_text(
+            (f"{header}hub,WAREHOUSE,Hub{columns}\n" if columns else "location_id,kind,name\nhub,WAREHOUSE,Hub\n")
+            + ("berlin-1,STORE,Mitte,,,,\n" if columns else "berlin-1,STORE,Mitte\n")
+        )
+        report = await run_import(database_dsn, str(folder), with_stock=False)
+        assert await ledger.fetchrow(look) == expected
+        assert report.loaded["locations"] == {"added": 0, "changed": 1 if columns else 0}
+
+
 async def test_stock_that_comes_in_raises_the_epoch_of_its_location_alone(
     database_dsn: str, ledger: Any, folder: Path
 ) -> None:

@@ -33,6 +33,8 @@ from onhand.feeds.records import (
 # Reading goes on after an error, to show them together, up to this many.
 ERRORS_MAX = 20
 QUANTITY_MAX = 1_000_000_000
+# As Location of the API has them.
+LEAD_MINUTES_MAX, DAILY_ORDERS_MAX = 43_200, 1_000_000
 _PROGRESS_ROWS = 10_000
 
 _LOCATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -135,6 +137,13 @@ def _opening_hours(value: str) -> tuple[OpeningHours, ...]:
     return tuple(hours)
 
 
+def _time_of_day(value: str) -> int:
+    match = re.fullmatch(r"([0-9]{2}):([0-9]{2})", value)
+    if match is None or int(match[1]) > 23 or int(match[2]) > 59:
+        raise _Bad("is not a time of day, as in 16:30")
+    return int(match[1]) * 60 + int(match[2])
+
+
 def _group_ids(value: str) -> tuple[str, ...]:
     parse = _form(_LOCATION_ID, "a list of location group ids with ; between them")
     return tuple(dict.fromkeys(parse(each.strip()) for each in value.split(";") if each.strip()))
@@ -181,6 +190,10 @@ _TABLES = {
             "opening_hours": _Column(_opening_hours, ()),
             "offers_pickup": _Column(_boolean),
             "offers_shipping": _Column(_boolean, True),
+            "lead_minutes": _Column(_integer(0, LEAD_MINUTES_MAX)),
+            "cut_off": _Column(_time_of_day),
+            "daily_orders_max": _Column(_integer(0, DAILY_ORDERS_MAX)),
+            "daily_units_max": _Column(_integer(0, QUANTITY_MAX)),
             "groups": _Column(_group_ids, ()),
         },
         key=("location_id",),
@@ -271,9 +284,8 @@ def _to_feed(folder: Path, tables: dict[str, _Rows], errors: _Errors) -> Feed:
         if (row["latitude"] is None) != (row["longitude"] is None):
             errors.add(where("locations", index), "latitude and longitude go together: give both or neither")
         pickup = row["kind"] == "STORE" if row["offers_pickup"] is None else row["offers_pickup"]
-        locations.append(
-            LocationRow(*(pickup if name == "offers_pickup" else row[name] for name in LocationRow._fields))
-        )
+        row = {**row, "offers_pickup": pickup, "cut_off_minute": row["cut_off"]}
+        locations.append(LocationRow(*(row[name] for name in LocationRow._fields)))
         for group in row["groups"]:
             groups.setdefault(group, []).append(row["location_id"])
     prices = []

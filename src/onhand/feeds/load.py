@@ -29,7 +29,8 @@ _LOCK_IMPORTS = "SELECT pg_advisory_xact_lock(7306349016)"
 _STAGES = {
     "locations": (
         "location_id text, kind text, name text, latitude float8, longitude float8, time_zone text, "
-        "opening_hours text, offers_pickup boolean, offers_shipping boolean"
+        "opening_hours text, offers_pickup boolean, offers_shipping boolean, "
+        "lead_minutes bigint, cut_off_minute bigint, daily_orders_max bigint, daily_units_max bigint"
     ),
     "groups": "location_group_id text, name text",
     "members": "location_group_id text, location_id text",
@@ -51,6 +52,15 @@ WITH done AS (
     RETURNING (xmax = 0) AS is_new
 ) SELECT count(*) FILTER (WHERE is_new) AS added, count(*) FILTER (WHERE NOT is_new) AS changed FROM done
 """
+_WORK = ("lead_minutes", "cut_off_minute", "daily_orders_max", "daily_units_max")
+# What a feed does not say of a location's work stays as it is.
+_KEEP_WORK = f"""
+UPDATE stage_locations s SET {
+    ", ".join(
+        f"{name} = coalesce(s.{name}, (SELECT l.{name} FROM locations l WHERE l.location_id = s.location_id), 0)"
+        for name in _WORK
+    )
+}"""
 # A feed says a group's members whole: what it leaves out, leaves the group.
 _SHRINKING_GROUPS = """
 SELECT location_group_id, had, has FROM
@@ -187,10 +197,12 @@ async def _load_catalogue(connection: _Connection, feed: Feed) -> dict[str, Any]
         connection, feed, "products", _BASE_UNIT_CHANGED,
         "sku {sku!r} has stock in another base_unit, which cannot be changed; give the product a new sku",
     )  # fmt: skip
+    await connection.execute(_KEEP_WORK)
     loaded: dict[str, Any] = {
         "locations": await _upsert(
             connection, "locations", "locations", ["location_id"],
-            ["kind", "name", "latitude", "longitude", "time_zone", "opening_hours", "offers_pickup", "offers_shipping"],
+            ["kind", "name", "latitude", "longitude", "time_zone", "opening_hours", "offers_pickup", "offers_shipping",
+             *_WORK],
             stamps={"version": "old.version + 1", "updated_time": "now()"},
         ),
         "location_groups": await _upsert(

@@ -27,6 +27,11 @@ class LocationRow(NamedTuple):
     opening_hours: tuple[OpeningHours, ...]
     offers_pickup: bool
     offers_shipping: bool
+    # What it takes on, and how fast: None leaves what is there, 0 takes it away.
+    lead_minutes: int | None = None
+    cut_off_minute: int | None = None
+    daily_orders_max: int | None = None
+    daily_units_max: int | None = None
 
 
 class GroupRow(NamedTuple):
