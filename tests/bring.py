@@ -118,6 +118,14 @@ async def expire(shop: Shop, announced: returns.ReturnAuthorization) -> None:
     )
 
 
+async def run_expiry(shop: Shop) -> None:
+    """The jobs that tell of ends of authorizations are due, and done."""
+    await shop.execute(
+        "UPDATE pgqueuer SET execute_after = now() - interval '1 second' WHERE entrypoint = 'return.expire'"
+    )
+    await shop.app.jobs.run_due()
+
+
 def state_of(announced: returns.ReturnAuthorization) -> str:
     """Its name."""
     name = returns.ReturnAuthorizationState.Name(announced.state)

@@ -940,6 +940,20 @@ DAMAGES = [
         title="cancelled though it came",
     ),
     Damage(
+        "return_authorizations",
+        [
+            AUTHORIZATION.format(state="EXPIRED", days=-1),
+            """INSERT INTO return_authorization_lines (return_authorization_id, line_number, sku, quantity, refused_quantity)
+               VALUES ('{cart}', 1, '{bread}', 1, 1)""",
+            """INSERT INTO return_refused_units
+                      (return_authorization_id, refusal_number, line_number, quantity, reason, location_id)
+               VALUES ('{cart}', 1, 1, 1, 'worn', '{north}')""",
+        ],
+        {"return_authorization_id": "{cart}", "line_number": 0, "state": "EXPIRED"},
+        frozenset({"requests_once"}),
+        title="expired though all came",
+    ),
+    Damage(
         "blind_returns_paid_once",
         ["INSERT INTO blind_return_days VALUES ('ann', '2026-01-01', 'USD', 1, 5)"],
         {"what": "ann on 2026-01-01", "refund_minor": 0, "moved_minor": 5},

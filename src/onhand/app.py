@@ -49,6 +49,7 @@ from onhand.reservations.relay import Relay
 from onhand.reservations.reserve import Reservations
 from onhand.reservations.sweep import Sweeper, repeat
 from onhand.returns import Returns
+from onhand.returns.expiry import Expiring
 from onhand.returns.policy_file import policy_of
 from onhand.settings import host_of, lost_stock_policy, stripe_account
 from onhand.sourcing import Decisions, Preview, SourcedReservations, Sourcing
@@ -115,6 +116,7 @@ class App:
         self._providers = providers
         self.jobs = Jobs(database)
         self.settling = Settling(database, self.jobs, providers)
+        Expiring(database, self.jobs)
         self.sourcing = Sourcing(self.ledger, self.availability, self.clock, sourcing_policy or load_policy())
         self.lost_stock = LostStock(
             self.ledger,

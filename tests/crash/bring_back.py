@@ -105,6 +105,15 @@ async def _(stage: Stage, shop: Shop) -> Message:
     return received(announced, refused=[refused_line(1)], override=MANAGER)
 
 
+@scenario("jobs", "the end of an authorization of which a part came", work=lambda app: app.jobs.run_due())
+async def _(stage: Stage, shop: Shop) -> None:
+    order = await shop.sell(NORTH, {MILK: 2}, 398)
+    announced = await announce(shop, order.order_id, {1: 2})
+    await receive(shop, announced, units(1))
+    await expire(shop, announced)
+    await shop.execute("UPDATE pgqueuer SET execute_after = now() - interval '1 second'")
+
+
 @scenario("ReceiveReturn", "while the gate is not reached", lost=("*",))
 async def _(stage: Stage, shop: Shop) -> Message:
     order = await shop.sell(NORTH, {MILK: 2}, 398)

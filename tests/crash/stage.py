@@ -36,6 +36,7 @@ SELECT c.relname, array_agg(quote_ident(a.attname) ORDER BY a.attnum)
 VOLATILE = {
     "transaction", "sequence", "event_id", "movement_id", "body_hash", "settles", "etag", "order_number", "operation_number",
     "pickup_code", "pickup_code_salt", "pickup_code_hash", "pickup_code_attempt", "id", "job_id", "queue_manager_id", "rma_number",
+    "created", "updated", "heartbeat", "execute_after", "payload",  # of jobs
 }  # fmt: skip
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LEDGER = """
@@ -173,9 +174,10 @@ class Stage:
         await self.keeper.execute("UPDATE location_epochs SET epoch = epoch + 1 WHERE location_id = $1", location_id)
 
     async def pass_hints(self) -> None:
-        """So much time has passed that the sweeper looks at every claim that the gate holds, and every job is due."""
+        """So much time has passed that the sweeper looks at every claim that the gate holds, and every job of today is due."""
         await self.keeper.execute(
             "UPDATE pgqueuer SET heartbeat = now() - interval '1 hour', execute_after = now() - interval '1 hour'"
+            " WHERE execute_after < now() + interval '1 day'"
         )
         for location_id in LOCATIONS:
             due = "oh:{" + location_id + "}:due"
@@ -222,8 +224,10 @@ class Stage:
         return broken + await GATEWAY.differences(self.keeper.fetch)
 
     async def waiting_jobs(self) -> int:
-        """How many jobs are to be done, now or later."""
-        found: int = await self.keeper.fetchval("SELECT count(*) FROM pgqueuer")
+        """How many jobs are to be done, now or later today."""
+        found: int = await self.keeper.fetchval(
+            "SELECT count(*) FROM pgqueuer WHERE execute_after < now() + interval '1 day'"
+        )
         return found
 
     async def answered(self, request_id: str) -> bytes | None:

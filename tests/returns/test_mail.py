@@ -16,6 +16,7 @@ from bring import (
     receive,
     refused_line,
     returnable,
+    run_expiry,
     state_of,
     units,
 )  # fmt: skip
@@ -75,6 +76,39 @@ async def test_units_whose_time_is_over_may_be_brought(shop: Shop) -> None:
     await bring(shop, order.order_id, units(2))
     # They are not there twice, whoever lets it pass.
     assert (await refused(receive(shop, announced, units(1), override=MANAGER))).reason == "RETURN_EXCEEDED"
+
+
+async def test_the_end_of_an_authorization_is_told_once_with_what_did_not_come(shop: Shop) -> None:
+    told_of = (
+        "SELECT data -> 'rma_number', data -> 'lines' FROM events WHERE type = 'onhand.return.authorization_expired.v1'"
+    )
+    order = await shop.sell(NORTH, {MILK: 3, BREAD: 2}, 3 * 199 + 2 * 250)
+    part, whole = [await announce(shop, order.order_id, {n: 2}) for n in (1, 2)]
+    await receive(shop, whole, units(2, number=2))
+    await receive(shop, part, units(1))
+    ((due,),) = await shop.fetch("SELECT count(*) FROM pgqueuer WHERE execute_after > now() + interval '29 days'")
+    assert due == 2
+    for announced in (part, whole):
+        await expire(shop, announced)
+    await asyncio.gather(*(run_expiry(shop) for _ in range(3)))
+    ((number, lines),) = await shop.fetch(told_of)
+    assert (number, [(line["line_number"], line["quantity"]) for line in lines]) == (part.rma_number, [(1, 1)])
+    assert [state_of(await read(shop, a)) for a in (part, whole)] == ["EXPIRED", "RECEIVED"]
+    assert await shop.fetch("SELECT FROM pgqueuer") == []
+    # What comes all the same needs a manager, as before it was told.
+    assert (await refused(receive(shop, part, units(1)))).reason == "RETURN_AUTHORIZATION_EXPIRED"
+    late = await receive(shop, part, units(1), override=MANAGER)
+    assert state_of(late.return_authorization) == "RECEIVED"
+
+
+async def test_an_authorization_is_not_ended_before_its_time(shop: Shop) -> None:
+    order = await shop.sell(NORTH, {MILK: 1}, 199)
+    announced = await announce(shop, order.order_id, {1: 1})
+    await run_expiry(shop)
+    assert state_of(await read(shop, announced)) == "AUTHORIZED"
+    assert [row for row in await shop.events("onhand.return") if "expired" in row[0]] == []
+    ((attempts,),) = await shop.fetch("SELECT attempts FROM pgqueuer")
+    assert attempts == 1
 
 
 async def read(shop: Shop, announced: pb.ReturnAuthorization, **by: Any) -> pb.ReturnAuthorization:

@@ -1,6 +1,7 @@
 """Goods that are announced, sent and inspected: the states of a return authorization, and what an inspection does to it.
 
-A step that TRANSITIONS does not name is illegal. EXPIRE is nobody's call: the end of its time makes an authorization EXPIRED.
+A step that TRANSITIONS does not name is illegal. EXPIRE is nobody's call: the end of its time makes an authorization EXPIRED,
+whether its row says so yet or not.
 """
 
 from __future__ import annotations

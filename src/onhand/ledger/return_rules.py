@@ -39,7 +39,7 @@ AUTHORIZATIONS = Rule(
     SELECT return_authorization_id, 0, w.came, 0, w.left_units, 0, a.state
       FROM return_authorizations a LEFT JOIN whole w USING (return_authorization_id)
      WHERE NOT CASE a.state WHEN 'AUTHORIZED' THEN w.came = 0 WHEN 'PARTIALLY_RECEIVED' THEN w.came > 0 AND w.left_units > 0
-                            WHEN 'CANCELLED' THEN w.came = 0 ELSE w.came > 0 END
+                            WHEN 'CANCELLED' THEN w.came = 0 WHEN 'EXPIRED' THEN w.left_units > 0 ELSE w.came > 0 END
         OR w.return_authorization_id IS NULL""",
 )
 

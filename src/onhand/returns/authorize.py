@@ -17,6 +17,7 @@ from onhand.orders import codes, store
 from onhand.orders.returns import check_lines, fulfilled, insert_override, override_of, overriding
 from onhand.paging import decode_token, encode_token, fill, page_size
 from onhand.returns import authorizations
+from onhand.returns.expiry import expire_later
 from onhand.v1 import returns_pb2 as pb
 from onhand.wire import channel_name
 
@@ -50,6 +51,7 @@ async def authorize_return(
             actor=caller.actor,
             lines=[(n.line_number, lines[n.line_number].sku, n.quantity, n.reason) for n in request.lines],
         )
+        await expire_later(tx.connection, authorization_id, policy.authorization_days)
         if override is not None:
             await insert_override(tx, override, caller.actor, authorization_id=authorization_id)
         tx.emit(
