@@ -511,6 +511,16 @@ DAMAGES = [
         title="lost units",
     ),
     Damage(
+        "transfers",
+        [
+            """INSERT INTO transfers (transfer_id, from_location_id, to_location_id, state, from_transfer_id)
+               VALUES ('{cart}', '{north}', '{south}', 'REQUESTED', '{asked}')""",
+            "INSERT INTO transfer_lines (transfer_id, sku, requested, dispatched) VALUES ('{cart}', '{eggs}', 99, 0)",
+        ],
+        {"transfer_id": "{cart}", "sku": "{eggs}", "state": "REQUESTED", "dispatched": 0},
+        title="more to follow than was left out",
+    ),
+    Damage(
         "advance_notices",
         ["UPDATE advance_notice_lines SET received = 5 WHERE advance_notice_id = '{notice}'"],
         {"advance_notice_id": "{notice}", "sku": "{eggs}", "received": 5, "units_in": 6},

@@ -50,6 +50,14 @@ async def _(stage: Stage, shop: Shop) -> Message:
     )
 
 
+@scenario("DispatchRequestedTransfer", "a part of it, and the rest is to follow")
+async def _(stage: Stage, shop: Shop) -> Message:
+    asked = await transfers(shop).request_transfer(ask(), CALLER)
+    return pb.DispatchRequestedTransferRequest(
+        request_id=request_id(), transfer_id=asked.transfer.transfer_id, lines=basket({MILK: 2}), keeps_rest=True
+    )
+
+
 @scenario("DispatchRequestedTransfer", "into what is promised", refusal="INSUFFICIENT_STOCK")
 async def _(stage: Stage, shop: Shop) -> Message:
     asked = await transfers(shop).request_transfer(ask(), CALLER)

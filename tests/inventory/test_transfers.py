@@ -113,6 +113,41 @@ async def test_a_request_without_lines_to_send_sends_all_of_it_once(api: Api) ->
     await eventually(lambda: api.atp(NORTH, MILK), 7)
 
 
+async def test_a_request_is_answered_in_parts_until_it_is_complete_or_declined(api: Api) -> None:
+    asked = await ask(api, NORTH, SOUTH, {MILK: 6, BREAD: 4})
+    request = pb.DispatchRequestedTransferRequest(
+        request_id=request_id(), transfer_id=asked.transfer_id, lines=lines({MILK: 2}), keeps_rest=True
+    )
+    first = await api.inventory.DispatchRequestedTransfer(request)
+    assert await api.inventory.DispatchRequestedTransfer(request) == first
+    assert figures(first.transfer) == {BREAD: (4, 0, 0, 0, 0, 0, 0), MILK: (6, 2, 0, 0, 0, 0, 2)}
+    assert (first.rest.state, first.rest.from_transfer_id) == (pb.TRANSFER_STATE_REQUESTED, asked.transfer_id)
+    assert figures(first.rest) == {BREAD: (4, 0, 0, 0, 0, 0, 0), MILK: (4, 0, 0, 0, 0, 0, 0)}
+    assert await listed(api, NORTH, is_open=True) == [first.rest.transfer_id, asked.transfer_id]
+
+    request = pb.DispatchRequestedTransferRequest(
+        request_id=request_id(), transfer_id=first.rest.transfer_id, lines=lines({MILK: 5, BREAD: 1}), keeps_rest=True
+    )
+    second = await api.inventory.DispatchRequestedTransfer(request)
+    assert figures(second.rest) == {BREAD: (3, 0, 0, 0, 0, 0, 0)}
+    for part in (second, first):
+        await api.arrive(part.transfer.transfer_id, {})
+    assert await api.level(SOUTH, MILK) == (17, 0, 0, 0)
+    assert await listed(api, SOUTH, is_open=True) == [second.rest.transfer_id]
+    assert (await cancel(api, second.rest.transfer_id)).state == pb.TRANSFER_STATE_CANCELLED
+
+    # The last part leaves nothing to follow; nor does one that leaves out what is not wanted any more.
+    asked = await ask(api, NORTH, SOUTH, {BREAD: 4})
+    request = pb.DispatchRequestedTransferRequest(
+        request_id=request_id(), transfer_id=asked.transfer_id, keeps_rest=True
+    )
+    assert not (await api.inventory.DispatchRequestedTransfer(request)).HasField("rest")
+    asked = await ask(api, NORTH, SOUTH, {BREAD: 4})
+    await send(api, asked.transfer_id, {BREAD: 1})
+    assert await api.fetch("SELECT count(*) FROM transfers WHERE from_transfer_id IS NOT NULL") == [(2,)]
+    await kept(api)
+
+
 async def test_two_answers_to_one_request_are_one(api: Api) -> None:
     asked = await ask(api, NORTH, SOUTH, {MILK: 3})
     results = await asyncio.gather(*(send(api, asked.transfer_id) for _ in range(4)), return_exceptions=True)

@@ -6,7 +6,7 @@ Of a line, dispatched + over units have been on their way; they were received, l
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
@@ -96,6 +96,12 @@ def arrive(transfer_id: str, line: TransferLine, quantity: int, *, accepts_more:
         raise TransferExceeded(transfer_id, line.sku, line.on_way + line.lost, quantity)
     after = replace(line, received=line.received + quantity, over=line.over + over, lost=line.lost - found)
     return Arrival(after, found, over)
+
+
+def left_out(asked: Iterable[TransferLine], sent: Mapping[str, int]) -> list[TransferLine]:
+    """What of a request is still to follow, once so many units by sku were sent."""
+    rest = {line.sku: line.requested - sent.get(line.sku, 0) for line in asked}
+    return [TransferLine(sku, requested=quantity) for sku, quantity in rest.items() if quantity > 0]
 
 
 def give_up(line: TransferLine, *, is_back: bool) -> TransferLine:

@@ -18,6 +18,7 @@ from onhand.domain.transfer import (
     arrive,
     check_step,
     give_up,
+    left_out,
     state_after,
 )
 from onhand.ids import new_id, parse_id
@@ -31,9 +32,12 @@ from onhand.v1 import inventory_pb2 as v1
 from onhand.v1 import types_pb2
 from onhand.wire import moment, timestamp
 
-_COLUMNS = "transfer_id, from_location_id, to_location_id, state, created_time, expected_time, reason_code"
+_COLUMNS = (
+    "transfer_id, from_location_id, to_location_id, state, created_time, expected_time, reason_code, from_transfer_id"
+)
 INSERT = """
-INSERT INTO transfers (transfer_id, from_location_id, to_location_id, state, expected_time) VALUES ($1, $2, $3, $4, $5)"""
+INSERT INTO transfers (transfer_id, from_location_id, to_location_id, state, expected_time, from_transfer_id)
+VALUES ($1, $2, $3, $4, $5, $6)"""
 GET = f"SELECT {_COLUMNS} FROM transfers WHERE transfer_id = $1"
 LINES = """
 SELECT transfer_id, sku, requested, dispatched, received, over, lost, returned FROM transfer_lines
@@ -89,7 +93,7 @@ class Transfers:
             places = (request.from_location_id, request.to_location_id)
             await transaction.lock_levels([(place, line.sku) for place in places for line in lines], create=True)
             state = TransferState.REQUESTED.value
-            await transaction.connection.execute(INSERT, transfer_id, *places, state, None)
+            await transaction.connection.execute(INSERT, transfer_id, *places, state, None, None)
             await _save(transaction.connection, transfer_id, lines)
             return v1.RequestTransferResponse(transfer=await _told(transaction, transfer_id, "requested"))
 
@@ -107,7 +111,7 @@ class Transfers:
             places = (request.from_location_id, request.to_location_id)
             await _lock_both(transaction, *places, [sku for sku, _ in wanted])
             state = TransferState.IN_TRANSIT.value
-            await transaction.connection.execute(INSERT, transfer_id, *places, state, expected_time)
+            await transaction.connection.execute(INSERT, transfer_id, *places, state, expected_time, None)
             lines = [TransferLine(sku, dispatched=quantity) for sku, quantity in wanted]
             await _send(transaction, transfer_id, request.from_location_id, lines, caller)
             return v1.DispatchTransferResponse(transfer=await _told(transaction, transfer_id, "dispatched"))
@@ -138,7 +142,15 @@ class Transfers:
             lines = [TransferLine(sku, requested.get(sku, 0), quantity) for sku, quantity in wanted]
             await _send(transaction, transfer_id, places[0], lines, caller)
             await _step(transaction, row, TransferStep.DISPATCH, lines, expected_time=expected_time)
-            return v1.DispatchRequestedTransferResponse(transfer=await _told(transaction, transfer_id, "dispatched"))
+            response = v1.DispatchRequestedTransferResponse(
+                transfer=await _told(transaction, transfer_id, "dispatched")
+            )
+            if request.keeps_rest and (rest := left_out(asked.values(), dict(wanted))):
+                rest_id, state = new_id(), TransferState.REQUESTED.value
+                await transaction.connection.execute(INSERT, rest_id, *places, state, None, transfer_id)
+                await _save(transaction.connection, rest_id, rest)
+                response.rest.CopyFrom(await _told(transaction, rest_id, "requested"))
+            return response
 
         takes = [(places[0], wanted)]
         return await self._decreases.decision(request, v1.DispatchRequestedTransferResponse, takes, work)
@@ -359,6 +371,8 @@ async def _told(transaction: Transaction, transfer_id: UUID, what: str) -> v1.Tr
             for n in lines.values()
         ],
     }
+    if row["from_transfer_id"]:
+        data["from_transfer_id"] = str(row["from_transfer_id"])
     transaction.emit(f"onhand.transfer.{what}.v1", f"transfer/{transfer_id}", data, row["to_location_id"])
     return _message(row, lines.values())
 
@@ -385,4 +399,5 @@ def _message(row: Any, lines: Iterable[TransferLine]) -> v1.Transfer:
         created_time=timestamp(row["created_time"]),
         expected_time=timestamp(row["expected_time"]) if row["expected_time"] else None,
         reason_code=row["reason_code"],
+        from_transfer_id=str(row["from_transfer_id"] or ""),
     )

@@ -338,7 +338,7 @@ EXACTLY_ONCE = Rule(
          UNION ALL SELECT 'return', return_id::text FROM returns WHERE return_id NOT IN (SELECT return_id FROM exchanges)
          UNION ALL SELECT 'exchange', exchange_id::text FROM exchanges
          UNION ALL SELECT 'return authorization', return_authorization_id::text FROM return_authorizations
-         UNION ALL SELECT 'transfer', transfer_id::text FROM transfers
+         UNION ALL SELECT 'transfer', transfer_id::text FROM transfers WHERE from_transfer_id IS NULL
          UNION ALL SELECT 'advance notice', advance_notice_id::text FROM advance_notices
          UNION ALL SELECT 'count', count_id::text FROM counts
          UNION ALL SELECT DISTINCT 'reservation', reservation_id::text FROM claims WHERE reservation_id IS NOT NULL)

@@ -7,7 +7,7 @@ from onhand.ledger.rule import Rule
 TRANSFERS = Rule(
     "transfers",
     "What a transfer dispatched left its origin; each of its units came in at its destination, came back, was lost, or is on its "
-    "way, as its movements say; and its state is what its lines say.",
+    "way, as its movements say; its state is what its lines say; and what it left out to follow was left out.",
     """
     WITH moved AS (
         SELECT substr(reference_document, 10) AS transfer_id, sku,
@@ -28,7 +28,7 @@ TRANSFERS = Rule(
     line AS (
         SELECT t.transfer_id::text AS transfer_id, l.sku, l.dispatched, l.received, l.over, l.lost, l.returned,
                l.dispatched + l.over - l.received - l.lost - l.returned AS on_way,
-               t.from_location_id, t.to_location_id, t.state,
+               t.from_location_id, t.to_location_id, t.state, t.from_transfer_id, l.requested,
                CASE WHEN NOT bool_or(l.dispatched + l.over > 0) OVER w THEN ARRAY['REQUESTED', 'CANCELLED']
                     WHEN bool_or(l.dispatched + l.over > l.received + l.lost + l.returned) OVER w THEN ARRAY['IN_TRANSIT']
                     WHEN bool_or(l.lost + l.returned > 0) OVER w THEN ARRAY['CLOSED']
@@ -44,7 +44,10 @@ TRANSFERS = Rule(
             coalesce(m.units_back, 0), coalesce(m.units_on_way, 0))
         OR coalesce(m.origin_first <> l.from_location_id OR m.origin_last <> l.from_location_id, false)
         OR coalesce(m.destination_first <> l.to_location_id OR m.destination_last <> l.to_location_id, false)
-        OR (l.state = ANY (l.states)) IS FALSE OR (l.transfer_id IS NOT NULL AND l.sku IS NULL)""",
+        OR (l.state = ANY (l.states)) IS FALSE OR (l.transfer_id IS NOT NULL AND l.sku IS NULL)
+        OR (l.from_transfer_id IS NOT NULL AND l.requested > 0
+            AND (SELECT f.requested - f.dispatched FROM transfer_lines f
+                  WHERE (f.transfer_id, f.sku) = (l.from_transfer_id, l.sku)) IS DISTINCT FROM l.requested)""",
 )
 
 ADVANCE_NOTICES = Rule(
