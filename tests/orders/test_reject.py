@@ -315,3 +315,15 @@ async def test_alternatives_come_fullest_first_in_pages_with_what_cancelling_giv
     assert [*first.alternatives, *second.alternatives] == list(whole.alternatives)
     assert second.next_page_token == ""
     assert (await refused(alternatives(shop, work))).reason == "SHORTFALL_NOT_FOUND"
+
+
+async def test_a_location_stays_until_somebody_else_brings_what_it_rejected(shop: Shop) -> None:
+    """Else nobody could cancel it, or have it brought from elsewhere: the paid order would be short for ever."""
+    await shop.add_location("closing")
+    await shop.receive("closing", {MILK: 4})
+    order, work = await accepted(shop, {MILK: 4}, "closing")
+    await shop.reject(work, (1, 4, NOT_FOUND))
+    delete = inventory_pb2.DeleteLocationRequest(request_id=request_id(), location_id="closing")
+    refusal = await refused(shop.locations.delete_location(delete, CALLER))
+    assert (refusal.reason, refusal.metadata()["open_fulfillment_orders"]) == ("LOCATION_IN_USE", "1")
+    assert cents((await shop.cancel(order.order_id, {1: 4})).refund) == 4 * 199

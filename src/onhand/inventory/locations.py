@@ -49,12 +49,14 @@ SELECT {COLUMNS} FROM locations l
    AND ($3 = '' OR EXISTS (SELECT FROM location_group_members m
                             WHERE m.location_group_id = $3 AND m.location_id = l.location_id))
  ORDER BY location_id LIMIT $4"""
+# What a location rejected is undone there, too: cancelled, or given to another one.
 HOLDS = """
 SELECT (SELECT coalesce(sum(available + allocated + damaged + quarantine), 0)::int8 FROM stock_levels WHERE location_id = $1)
            AS units,
        (SELECT count(*) FROM claims WHERE location_id = $1 AND state = 'active') AS reservations,
        (SELECT count(*) FROM fulfillment_orders WHERE location_id = $1
-           AND state IN ('REQUESTED', 'ACCEPTED', 'PICKED', 'READY_FOR_PICKUP')) AS fulfillment_orders,
+           AND state IN ('REQUESTED', 'ACCEPTED', 'PICKED', 'READY_FOR_PICKUP')) + (
+        SELECT count(*) FROM fulfillment_orders WHERE location_id = $1 AND state = 'REJECTED') AS fulfillment_orders,
        (SELECT count(*) FROM transfers
          WHERE state IN ('REQUESTED', 'IN_TRANSIT') AND $1 IN (from_location_id, to_location_id)) AS transfers,
        (SELECT count(*) FROM advance_notices WHERE location_id = $1 AND state IN ('EXPECTED', 'RECEIVING')) AS notices,
