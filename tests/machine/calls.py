@@ -14,8 +14,8 @@ from google.protobuf.message import Message
 from google.protobuf.text_format import MessageToString
 
 from api import Refusal
+from machine.later_model import Model
 from machine.model import CHANNELS, Refused
-from machine.order_model import Model
 from machine.plain import differences, plain
 from machine.shop_model import CURRENCIES
 from machine.world import SERVERS, World, request_type

@@ -30,6 +30,7 @@ from machine.base import (
 from machine.breaking import broken
 from machine.calls import Acknowledged
 from machine.shop_rules import Carts, Catalog, Orders, etags
+from onhand.v1 import inventory_pb2 as inventory
 
 EXPIRE = """
 UPDATE claims SET deadline = clock_timestamp() - interval '1 second' WHERE reservation_id = $1::text::uuid AND state = 'active'
@@ -106,6 +107,32 @@ class Stock(Base):
     @rule(n=servers, transfer=transfers, what=st.one_of(st.just({}), quantities_of))
     def arrive(self, n: int, transfer: str, what: dict[str, int]) -> None:
         self.call(n, "ReceiveTransfer", transfer_id=transfer, lines=self.lines(what))
+
+    @rule(target=transfers, n=servers, origin=places, destination=places, what=quantities_of, at_once=st.booleans())
+    def ask_for(self, n: int, origin: str, destination: str, what: dict[str, int], at_once: bool) -> Any:
+        """A store asks another one, which sends all of it at once, or nothing yet."""
+        fields = {"from_location_id": self.place(origin), "to_location_id": self.place(destination)}
+        asked = self.call(n, "RequestTransfer", **fields, lines=self.lines(what))
+        if not asked:
+            return multiple()
+        if at_once:
+            self.call(n, "DispatchRequestedTransfer", transfer_id=asked["transfer"]["transfer_id"])
+        return asked["transfer"]["transfer_id"]
+
+    @rule(n=servers, transfer=transfers, what=st.one_of(st.just({}), quantities_of))
+    def send_what_was_asked_for(self, n: int, transfer: str, what: dict[str, int]) -> None:
+        self.call(n, "DispatchRequestedTransfer", transfer_id=transfer, lines=self.lines(what))
+
+    @rule(n=servers, transfer=transfers, what=st.sampled_from(("nothing", "lost", "back")), later=st.integers(0, 2))
+    def give_up_transfer(self, n: int, transfer: str, what: str, later: int) -> None:
+        """It is not sent, or does not arrive; some of what was lost may turn up all the same."""
+        if what == "nothing":
+            self.call(n, "CancelTransfer", transfer_id=transfer, reason_code="NOT_NEEDED")
+            return
+        losses = {"lost": inventory.TRANSFER_LOSS_LOST, "back": inventory.TRANSFER_LOSS_BACK_AT_SENDER}
+        self.call(n, "CloseTransfer", transfer_id=transfer, loss=losses[what], reason_code="NOT_ON_TRUCK")
+        if later:
+            self.arrive(n, transfer, {"milk": later})
 
     @rule(n=servers, place=places, sku=skus, kept=st.integers(0, 4))
     def keep_safety_stock(self, n: int, place: str, sku: str, kept: int) -> None:

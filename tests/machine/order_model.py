@@ -24,7 +24,10 @@ STEP_TO = {
     "SHIPPED": "SHIP",
     "DELIVERED": "DELIVER",
 }
-DONE = ("PICKED_UP", "DELIVERED")
+DONE = ("PICKED_UP", "DELIVERED", "RETURNED")
+CANCELLED = {"CANCELLED", "NO_SHOW", "RESTOCKED"}
+"""The customer does not get these units any more."""
+CANCELLABLE = (*AT_LOCATION, "REJECTED")
 CODE_FAILURES_MAX = 5
 
 
@@ -133,7 +136,8 @@ class Model(Shop):
         if expected_total is not None and expected_total[1] != currency:
             raise Refused("CURRENCY_MISMATCH", expected=currency, given=expected_total[1])
         if expected_total is not None and expected_total[0] != total:
-            raise Refused("TOTAL_CHANGED", expected_minor=expected_total[0], total_minor=total, currency=currency)
+            reason, named = ("CART_CHANGED", {"cart_id": cart_id}) if cart_id else ("TOTAL_CHANGED", {})
+            raise Refused(reason, **named, expected_minor=expected_total[0], total_minor=total, currency=currency)
         must_be_paid(tenders, total, currency)
         for place in places:
             offers = (
@@ -256,8 +260,8 @@ class Model(Shop):
         """Order. Its state follows from its fulfillment orders."""
         order = self.orders[order_id]
         states = {self.works[i].state for i in order.works}
-        state = "COMPLETED" if states <= {*DONE, "CANCELLED"} else "OPEN"
-        state = "CANCELLED" if states == {"CANCELLED"} else state
+        state = "COMPLETED" if states <= {*DONE, *CANCELLED} else "OPEN"
+        state = "CANCELLED" if states <= CANCELLED else state
         money = [
             {
                 "line_number": number,
@@ -305,32 +309,40 @@ class Model(Shop):
                     "quantity": quantity,
                     "cancelled_quantity": cancelled,
                     "short_quantity": sum(s.left for s in self.short_of(work_id, number)),
+                    "aside_quantity": work.aside.get(number, 0),
                 }
                 for number, (quantity, cancelled) in work.lines.items()
+                if quantity
             ],
             "shipments": work.parcels,
+            "arrival": work.arrival,
+            "reject_reason": work.reason,
             "is_pickup_locked": work.failures >= CODE_FAILURES_MAX,
             "shortfalls": [s.shown() for s in self.shortfalls if s.work_id == work_id],
         }
 
     def open_works(self, place: str) -> int:
         """How many fulfillment orders a location has still to do."""
-        return sum(w.place == place and w.state in AT_LOCATION for w in self.works.values())
+        return sum(w.place == place and w.state in CANCELLABLE for w in self.works.values())
 
     # -------------------------------------------------------------------------------------------------- orders: the work
-    def _must_allow(self, work_id: str, step: str) -> Work:
+    def must_allow(self, work_id: str, step: str) -> Work:
         """The table of section 5: a step leads to the next state of its way; before the goods leave, codes are reset."""
         if work_id not in self.works:
             raise Refused("FULFILLMENT_ORDER_NOT_FOUND", fulfillment_order_id=work_id)
         work = self.works[work_id]
         legal = []
-        if work.state != "CANCELLED":
+        if work.state in WAYS[work.kind]:
             legal += [STEP_TO[state] for state in WAYS[work.kind][WAYS[work.kind].index(work.state) + 1 :]][:1]
         # Steps that are not played here are named by refusals all the same.
         if work.state in ("PICKED", "READY_FOR_PICKUP"):
             legal += ["UNPICK"]
         if work.state == "READY_FOR_PICKUP":
             legal += ["NO_SHOW", "EXTEND_HOLD"]
+        if work.state == "REJECTED":
+            legal += ["MOVE", "CANCEL"]
+        if work.state == "NO_SHOW":
+            legal += ["PUT_AWAY"]
         if work.state == "SHIPPED":
             legal += ["RETURN"]
         if work.state in AT_LOCATION:
@@ -351,7 +363,7 @@ class Model(Shop):
         return work
 
     def _advance(self, work_id: str, step: str) -> Fields:
-        work = self._must_allow(work_id, step)
+        work = self.must_allow(work_id, step)
         work.state = WAYS[work.kind][WAYS[work.kind].index(work.state) + 1]
         if step in ("PICK", "MARK_READY", "HAND_OVER", "SHIP"):
             self.hold(work_id)
@@ -385,7 +397,7 @@ class Model(Shop):
         self, given: Any, fulfillment_order_id: str, carrier: str, tracking_reference: str
     ) -> Fields:
         """PICKED -> SHIPPED, in a parcel."""
-        self._must_allow(fulfillment_order_id, "SHIP").parcels.append(
+        self.must_allow(fulfillment_order_id, "SHIP").parcels.append(
             {"carrier": carrier, "tracking_reference": tracking_reference}
         )
         return self._advance(fulfillment_order_id, "SHIP")
@@ -394,7 +406,7 @@ class Model(Shop):
         self, given: Any, fulfillment_order_id: str, pickup_code: str, request_id: str
     ) -> Fields:
         """READY_FOR_PICKUP -> PICKED_UP, against the code. A wrong one is counted once for each request."""
-        work, said = self._must_allow(fulfillment_order_id, "HAND_OVER"), plain_code(pickup_code)
+        work, said = self.must_allow(fulfillment_order_id, "HAND_OVER"), plain_code(pickup_code)
         if said != work.code and work.failures < CODE_FAILURES_MAX and (request_id, said) not in work.attempts:
             work.failures += 1
             work.attempts.add((request_id, said))
@@ -407,7 +419,7 @@ class Model(Shop):
 
     def reset_pickup_code(self, given: Any, fulfillment_order_id: str) -> Fields:
         """Another code; the old one is void."""
-        work = self._must_allow(fulfillment_order_id, "RESET_CODE")
+        work = self.must_allow(fulfillment_order_id, "RESET_CODE")
         code = given_id(given, "pickup_code", "pickup_code")
         assert code != work.code, "the same code again"
         work.code, work.failures = code, 0
@@ -445,7 +457,7 @@ class Model(Shop):
         for number, quantity in wanted.items():
             if not 1 <= number <= len(order.lines):
                 raise Refused("ORDER_LINE_NOT_FOUND", order_id=order_id, line_number=number)
-            of_line = [i for i in order.works if number in self.works[i].lines and self.works[i].state in AT_LOCATION]
+            of_line = [i for i in order.works if number in self.works[i].lines and self.works[i].state in CANCELLABLE]
             there = {i: self.works[i].lines[number][0] - self.works[i].lines[number][1] for i in of_line}
             if quantity > sum(there.values()):
                 raise Refused(
@@ -456,7 +468,7 @@ class Model(Shop):
                     requested=quantity,
                     cancellable=sum(there.values()),
                 )
-            least_far = sorted(of_line, key=lambda i: AT_LOCATION.index(self.works[i].state))
+            least_far = sorted(of_line, key=lambda i: CANCELLABLE.index(self.works[i].state))
             short = {i: sum(s.left for s in self.short_of(i, number)) for i in least_far}
             units = dict.fromkeys(least_far, 0)
             for most in (short, there):  # what is short first

@@ -176,7 +176,8 @@ class Shop(Inventory):
         cart = self.carts[cart_id]
         if cart.state != "OPEN":
             successor = f"order {cart.order_id}" if cart.order_id else f"cart {cart.merged_into}"
-            raise Refused("CART_NOT_OPEN", cart_id=cart_id, state=cart.state, successor=successor)
+            became = {"order_id": cart.order_id} if cart.order_id else {}
+            raise Refused("CART_NOT_OPEN", cart_id=cart_id, state=cart.state, successor=successor, **became)
         return cart
 
     def add_cart_line(self, given: Any, cart_id: str, line: Fields) -> Fields:

@@ -246,7 +246,7 @@ class Orders(Base):
         work = self.work_of(order, part)
         for _ in range(steps):
             known = self.model.works[work]
-            if known.state == "CANCELLED" or known.state == WAYS[known.kind][-1] or known.failures >= 5:
+            if known.state not in WAYS[known.kind][:-1] or known.failures >= 5:
                 return
             self.step(n, work, STEP_TO[WAYS[known.kind][WAYS[known.kind].index(known.state) + 1]])
 
@@ -263,9 +263,77 @@ class Orders(Base):
         for code in codes:
             self.call(n, "HandOverFulfillmentOrder", fulfillment_order_id=self.work_of(order, part), pickup_code=code)
 
+    @rule(n=servers, order=orders, part=parts, do=st.sampled_from(("UnpickFulfillmentOrder", "MarkArrived")))
+    def wait(self, n: int, order: str, part: int, do: str) -> None:
+        """The goods go back for a while, or their customer is outside."""
+        fields = {"spot": "7", "note": "a van"} if do == "MarkArrived" else {}
+        self.call(n, do, fulfillment_order_id=self.work_of(order, part), **fields)
+
+    @rule(
+        n=servers,
+        order=orders,
+        part=parts,
+        is_ready=st.sampled_from((True, True, False)),
+        put=st.sampled_from(((), (1, 0), (0, 1), (0, 0), (7, 0), None)),
+    )
+    def do_not_come(self, n: int, order: str, part: int, is_ready: bool, put: tuple[int, ...] | None) -> None:
+        """Nobody fetches it; then it is put away: all, one unit on the shelf or damaged, none, too many, or not yet."""
+        work = self.work_of(order, part)
+        if is_ready and self.model.works[work].state in WAYS["PICKUP"][:3]:
+            self.work_on(n, order, part, 3 - WAYS["PICKUP"].index(self.model.works[work].state))
+        self.call(n, "MarkNoShow", fulfillment_order_id=work)
+        if put is not None:
+            number = min(self.model.works[work].lines)
+            lines = (
+                [pb.PutAwayLine(line_number=number, available_quantity=put[0], damaged_quantity=put[1])] if put else []
+            )
+            self.call(n, "PutAwayFulfillmentOrder", fulfillment_order_id=work, lines=lines)
+
     @rule(n=servers, order=orders, part=parts)
     def reset_code(self, n: int, order: str, part: int) -> None:
         self.call(n, "ResetPickupCode", fulfillment_order_id=self.work_of(order, part))
+
+    @rule(
+        n=servers,
+        order=orders,
+        part=parts,
+        units=st.dictionaries(
+            st.tuples(line_numbers, st.sampled_from(("NOT_FOUND", "NOT_FOUND", "DAMAGED", "CLOSED"))),
+            st.sampled_from((0, 1, 1, 2, 7)),
+            min_size=1,
+            max_size=2,
+        ),
+    )
+    def reject(self, n: int, order: str, part: int, units: dict[tuple[int, str], int]) -> None:
+        """The location does not bring it, or some of it; 0: all that is left of a line."""
+        lines = [
+            {"line_number": number, "quantity": quantity, "reason": pb.RejectReason.Value(f"REJECT_REASON_{reason}")}
+            for (number, reason), quantity in units.items()
+        ]
+        self.call(n, "RejectFulfillmentOrder", fulfillment_order_id=self.work_of(order, part), lines=lines)
+
+    @rule(
+        n=servers,
+        order=orders,
+        part=parts,
+        is_sent=st.sampled_from((True, True, False)),
+        place=st.sampled_from(("", "", "south", "nowhere")),
+        became=st.sampled_from(("", "", "AVAILABLE", "DAMAGED", "less")),
+    )
+    def bring_back(self, n: int, order: str, part: int, is_sent: bool, place: str, became: str) -> None:
+        """The carrier could not deliver it; or brings only some of it back, which is refused."""
+        work = self.work_of(order, part)
+        known = self.model.works[work]
+        if is_sent and known.kind == "SHIP" and known.state in WAYS["SHIP"][:3]:
+            self.work_on(n, order, part, 3 - WAYS["SHIP"].index(known.state))
+        condition = pb.Disposition.Value(f"DISPOSITION_{became if became not in ('', 'less') else 'AVAILABLE'}")
+        lines = [
+            {"line_number": number, "quantity": quantity - cancelled, "disposition": condition}
+            for number, (quantity, cancelled) in known.lines.items()
+            if became and quantity > cancelled
+        ]
+        fields = {"location_id": self.place(place) if place else "", "lines": lines[: len(lines) - (became == "less")]}
+        self.call(n, "ReturnUndelivered", fulfillment_order_id=work, **fields)
 
     # ------------------------------------------------------------------------------------------------- broken promises
     @rule(n=servers, place=places, which=st.integers(0, 2), decision=st.sampled_from(("WAIT", "WAIT", "RESOURCE")))

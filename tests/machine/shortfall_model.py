@@ -15,6 +15,10 @@ AT_LOCATION = (*ON_SHELF, *PICKED)
 """The units are still there, allocated; in this order work is cancelled."""
 
 
+REJECTED = ("NOT_FOUND", "DAMAGED", "CLOSED")
+"""Why a location does not bring units."""
+
+
 @dataclass
 class Work:
     """A fulfillment order; lines: line number -> [quantity, cancelled]."""
@@ -29,6 +33,11 @@ class Work:
     failures: int = 0
     attempts: set[tuple[str, str]] = field(default_factory=set)
     parcels: list[dict[str, Any]] = field(default_factory=list)
+    arrival: dict[str, str] | None = None
+    reason: str = "UNSPECIFIED"
+    """Why its location rejected it."""
+    aside: dict[int, int] = field(default_factory=dict)
+    """Units of lines that nobody fetched, and that are still to be put away."""
 
 
 @dataclass
@@ -84,22 +93,22 @@ class Shortfalls:
 
     # --------------------------------------------------------------------------------------------------------- orders
     def short_at(self, place: str, sku: str) -> list[Shortfall]:
-        """Open ones of a position, the oldest promise first."""
+        """Open ones of a position, the oldest promise first; what a location rejected, nothing that comes in there mends."""
         age = list(self.works)
-        found = [s for s in self.shortfalls if s.left and (s.place, s.sku) == (place, sku)]
+        found = [s for s in self.shortfalls if s.left and (s.place, s.sku) == (place, sku) and s.cause not in REJECTED]
         return sorted(found, key=lambda s: (age.index(s.work_id), s.line))
 
     def short_of(self, work_id: str, line: int | None = None) -> list[Shortfall]:
         """Open ones of a work, or of one of its lines."""
         return [s for s in self.shortfalls if s.left and s.work_id == work_id and line in (None, s.line)]
 
-    def break_orders(self, place: str, sku: str, units: int, cause: str, document: str) -> int:
+    def break_orders(self, place: str, sku: str, units: int, cause: str, document: str, besides: str = "") -> int:
         """A fact says that units are gone: whose? What is nobody's broke no promise. Returns how many were somebody's."""
         broken = 0
         for states in (ON_SHELF, PICKED) if cause == "COUNT" else (ON_SHELF,):
             for work_id, work in reversed(list(self.works.items())):
                 for line in sorted(work.lines, reverse=True):
-                    if (work.place, work.skus[line]) != (place, sku) or work.state not in states:
+                    if (work.place, work.skus[line]) != (place, sku) or work.state not in states or work_id == besides:
                         continue
                     there = (
                         work.lines[line][0] - work.lines[line][1] - sum(s.left for s in self.short_of(work_id, line))
@@ -107,7 +116,7 @@ class Shortfalls:
                     taken = min(units - broken, there)
                     if taken <= 0:
                         continue
-                    step = "COUNT" if cause == "SALE" else "CHOOSE"
+                    step = "CHOOSE" if cause == "COUNT" else "COUNT"
                     self.shortfalls.append(Shortfall(work_id, line, place, sku, taken, taken, cause, document, step))
                     order = f"order/{work.order_id}"
                     self.move(place, sku, taken, "ALLOCATED", "ADJUSTMENT", "SHORTFALL_OPENED", order)
@@ -133,13 +142,13 @@ class Shortfalls:
             shortfall.end(units, "IN_HAND", order)
             self.move(shortfall.place, shortfall.sku, units, "ADJUSTMENT", "ALLOCATED", "SHORTFALL_FOUND", order)
 
-    def give_up(self, work_id: str, line: int, units: int) -> int:
-        """Cancelled units that are not there are short no more. Returns how many these were."""
+    def give_up(self, work_id: str, line: int, units: int, reason: str = "CANCELLED") -> int:
+        """Units that go and are not there are short no more. Returns how many these were."""
         absent = 0
         for shortfall in self.short_of(work_id, line):
             taken = min(units - absent, shortfall.left)
             if taken:
-                shortfall.end(taken, "CANCELLED", f"order/{self.works[work_id].order_id}")
+                shortfall.end(taken, reason, f"order/{self.works[work_id].order_id}")
                 absent += taken
         return absent
 

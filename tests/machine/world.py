@@ -25,7 +25,16 @@ from google.protobuf.message import Message
 from api import Refusal, refusal_of
 from onhand.postgres import asyncpg_dsn
 from onhand.serve import reserve_port
-from onhand.v1 import cart_pb2, catalog_pb2, inventory_pb2, order_pb2
+from onhand.v1 import (
+    cart_pb2,
+    catalog_pb2,
+    counting_pb2,
+    inventory_pb2,
+    order_pb2,
+    payment_pb2,
+    receiving_pb2,
+    returns_pb2,
+)
 from onhand.verify import verify
 
 SERVICES = tuple(
@@ -35,6 +44,10 @@ SERVICES = tuple(
         (catalog_pb2, "CatalogService"),
         (cart_pb2, "CartService"),
         (order_pb2, "OrderService"),
+        (payment_pb2, "PaymentService"),
+        (returns_pb2, "ReturnService"),
+        (receiving_pb2, "ReceivingService"),
+        (counting_pb2, "CountService"),
     )
 )
 METHODS = {method.name: method for service in SERVICES for method in service.methods}

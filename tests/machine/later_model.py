@@ -1,0 +1,210 @@
+"""The model of work that does not go its way: put back, never fetched, put away, rejected, brought back. See model.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from machine import transfer_model
+from machine.model import Fields, Refused, given_id, invalid
+from machine.shortfall_model import Shortfall
+
+
+class Model(transfer_model.Model):
+    """All of onhand."""
+
+    def unpick_fulfillment_order(self, given: Any, fulfillment_order_id: str) -> Fields:
+        """PICKED or READY_FOR_PICKUP -> ACCEPTED: the goods stay promised."""
+        work = self.must_allow(fulfillment_order_id, "UNPICK")
+        work.state = "ACCEPTED"
+        return {"fulfillment_order": self.work(fulfillment_order_id)}
+
+    def mark_arrived(self, given: Any, fulfillment_order_id: str, spot: str, note: str) -> Fields:
+        """The customer is there: nothing else changes."""
+        work = self.must_allow(fulfillment_order_id, "ARRIVE")
+        work.arrival = {"spot": spot, "note": note}
+        return {"fulfillment_order": self.work(fulfillment_order_id)}
+
+    def mark_no_show(self, given: Any, fulfillment_order_id: str) -> Fields:
+        """READY_FOR_PICKUP -> NO_SHOW: the money goes back, the goods stand aside."""
+        work = self.must_allow(fulfillment_order_id, "NO_SHOW")
+        order, document = self.orders[work.order_id], f"order/{work.order_id}"
+        for number, (quantity, cancelled) in work.lines.items():
+            if left := quantity - cancelled:
+                order.lines[number - 1].give_back(left)
+                order.lines[number - 1].cancelled += left
+                there = left - self.give_up(fulfillment_order_id, number, left)
+                work.lines[number][1] += left
+                work.aside[number] = there
+                self.move(
+                    work.place, work.skus[number], there, "ALLOCATED", "QUARANTINE", "NO_SHOW", document, order.channel
+                )
+        work.state = "NO_SHOW"
+        return {"fulfillment_order": self.work(fulfillment_order_id)}
+
+    def put_away_fulfillment_order(self, given: Any, fulfillment_order_id: str, lines: list[Fields]) -> Fields:
+        """NO_SHOW -> RESTOCKED: back on the shelf, or damaged; what is not named is to be counted."""
+        asked = {line["line_number"]: (line["available_quantity"], line["damaged_quantity"]) for line in lines}
+        if len(asked) < len(lines):
+            raise invalid("lines")
+        work = self.must_allow(fulfillment_order_id, "PUT_AWAY")
+        aside = {number: units for number, units in work.aside.items() if units}
+        put = asked or {number: (units, 0) for number, units in aside.items()}
+        for number, units in put.items():
+            if sum(units) > aside.get(number, 0):
+                raise Refused(
+                    "FULFILLMENT_LINE_EXCEEDED",
+                    fulfillment_order_id=fulfillment_order_id,
+                    step="PUT_AWAY",
+                    line_number=number,
+                    requested=sum(units),
+                    there=aside.get(number, 0),
+                )
+        document, grown = f"order/{work.order_id}", dict[tuple[str, str], int]()
+        wanted = [(work.skus[number], units) for number, units in sorted(put.items()) if sum(units)]
+        self._must_hold(work.place, [(sku, sum(units)) for sku, units in wanted])
+        for sku, units in wanted:
+            for quantity, bucket in zip(units, ("AVAILABLE", "DAMAGED"), strict=True):
+                self.move(work.place, sku, quantity, "QUARANTINE", bucket, "PUT_AWAY", document)
+            if units[0]:
+                grown[work.place, sku] = units[0]
+        self.cover(grown, "PUT_AWAY", document)
+        for number, units in aside.items():
+            if sum(put.get(number, (0, 0))) < units:
+                sku = work.skus[number]
+                task = {"sku": sku, "reason_code": "NOT_PUT_AWAY", "reference_document": document}
+                self.count_tasks[work.place].setdefault(sku, task)
+        work.aside.clear()
+        work.state = "RESTOCKED"
+        return {"fulfillment_order": self.work(fulfillment_order_id)}
+
+    def _must_hold(self, place: str, wanted: list[tuple[str, int]]) -> None:
+        """Somebody may have taken units out of quarantine since."""
+        for sku, quantity in wanted:
+            there = self.shelves[place, sku].held["QUARANTINE"]
+            if there < quantity:
+                raise Refused(
+                    "BUCKET_SHORT", location_id=place, sku=sku, bucket="quarantine", requested=quantity, held=there
+                )
+
+    # ------------------------------------------------------------------------------------------------ what is not brought
+    def reject_fulfillment_order(self, given: Any, fulfillment_order_id: str, lines: list[Fields]) -> Fields:
+        """To REJECTED, all of it or a part: the units leave `allocated`, and are a need of the order that somebody sees."""
+        asked: dict[str, dict[int, int]] = {}
+        for index, line in enumerate(lines):
+            of_reason = asked.setdefault(line["reason"], {})
+            if line["line_number"] in of_reason:
+                raise invalid(f"lines[{index}]")
+            of_reason[line["line_number"]] = line["quantity"]
+        work = self.must_allow(fulfillment_order_id, "REJECT")
+        wanted = self._wanted(fulfillment_order_id, asked)
+        document, rejected, missing = f"order/{work.order_id}", [], set()
+        for n, (reason, units) in enumerate(wanted.items()):
+            grown = {
+                (work.place, work.skus[number]): self._take_out(fulfillment_order_id, reason, number, quantity)
+                for number, quantity in sorted(units.items())
+            }
+            self.cover(grown if reason == "CLOSED" else {}, "REJECTED_CLOSED", document)
+            part_id = fulfillment_order_id
+            if units != self._held(fulfillment_order_id):
+                part_id = given_id(given, "rejected", n, "fulfillment_order_id")
+                named = {number: work.skus[number] for number in sorted(units)}
+                parts = {number: [units[number], 0] for number in sorted(units)}
+                self.works[part_id] = replace(work, lines=parts, skus=named, attempts=set(work.attempts), parcels=[])
+                self.orders[work.order_id].works.append(part_id)
+                for number, quantity in units.items():
+                    work.lines[number][0] -= quantity
+            self.works[part_id].state, self.works[part_id].reason = "REJECTED", reason
+            rejected.append((part_id, reason, units))
+        for part_id, reason, units in rejected:
+            for number, quantity in sorted(units.items()):
+                at = work.place, work.skus[number]
+                self.shortfalls.append(Shortfall(part_id, number, *at, quantity, quantity, reason, document, "CHOOSE"))
+                missing |= {at} if reason == "NOT_FOUND" else set()
+        for place, sku in sorted(missing):
+            task = {"sku": sku, "reason_code": "REJECTED_NOT_FOUND", "reference_document": document}
+            self.count_tasks[place].setdefault(sku, task)
+            held = self.shelves[place, sku].held
+            if not held["AVAILABLE"] and held["ALLOCATED"]:
+                self.break_orders(place, sku, held["ALLOCATED"], "REJECTION", document, fulfillment_order_id)
+        return {
+            "fulfillment_order": self.work(fulfillment_order_id),
+            "rejected": [self.work(part_id) for part_id, _, _ in rejected],
+        }
+
+    def _held(self, work_id: str) -> dict[int, int]:
+        lines = self.works[work_id].lines.items()
+        return {number: quantity - cancelled for number, (quantity, cancelled) in lines if quantity > cancelled}
+
+    def _wanted(self, work_id: str, asked: dict[str, dict[int, int]]) -> dict[str, dict[int, int]]:
+        """Units by reason and line; 0 stands for all that is left of a line."""
+        held, wanted = self._held(work_id), dict[str, dict[int, int]]()
+        for reason, lines in asked.items():
+            wanted[reason] = {number: quantity or held.get(number, 0) for number, quantity in lines.items()}
+            for number, quantity in wanted[reason].items():
+                if not 0 < quantity <= held.get(number, 0):
+                    raise Refused(
+                        "FULFILLMENT_LINE_EXCEEDED",
+                        fulfillment_order_id=work_id,
+                        step="REJECT",
+                        line_number=number,
+                        requested=quantity,
+                        there=held.get(number, 0),
+                    )
+            held = {number: quantity - wanted[reason].get(number, 0) for number, quantity in held.items()}
+        return wanted
+
+    def _take_out(self, work_id: str, reason: str, number: int, quantity: int) -> int:
+        """Units leave `allocated`: what was short is what nobody found; what is damaged was there. Returns how many left."""
+        work, short = self.works[work_id], sum(s.left for s in self.short_of(work_id, number))
+        document, there = f"order/{work.order_id}", quantity
+        if reason == "DAMAGED":
+            self._find(work_id, number, quantity - (self._held(work_id)[number] - short))
+        else:
+            there -= self.give_up(work_id, number, quantity, "REJECTED")
+        bucket = {"NOT_FOUND": "ADJUSTMENT", "DAMAGED": "DAMAGED", "CLOSED": "AVAILABLE"}[reason]
+        channel = self.orders[work.order_id].channel
+        self.move(work.place, work.skus[number], there, "ALLOCATED", bucket, f"REJECTED_{reason}", document, channel)
+        return there
+
+    def _find(self, work_id: str, number: int, units: int) -> None:
+        """So many of a line's short units were there after all."""
+        for shortfall in self.short_of(work_id, number):
+            if (taken := min(units, shortfall.left)) > 0:
+                units -= taken
+                order = f"order/{self.works[work_id].order_id}"
+                shortfall.end(taken, "IN_HAND", order)
+                way = "ADJUSTMENT", "ALLOCATED", "SHORTFALL_FOUND"
+                self.move(shortfall.place, shortfall.sku, taken, *way, order)
+
+    def return_undelivered(
+        self, given: Any, fulfillment_order_id: str, location_id: str, lines: list[Fields]
+    ) -> Fields:
+        """SHIPPED -> RETURNED: all that was in the parcel is back, as a return."""
+        seen = set[tuple[int, str]]()
+        for n, line in enumerate(lines):
+            if (key := (line["line_number"], line["disposition"])) in seen:
+                raise invalid(f"lines[{n}]")
+            seen.add(key)
+        work = self.must_allow(fulfillment_order_id, "RETURN")
+        held = self._held(fulfillment_order_id)
+        back = lines or [
+            {"line_number": number, "disposition": "QUARANTINE", "quantity": quantity, "reason": "UNDELIVERED"}
+            for number, quantity in held.items()
+        ]
+        came = dict.fromkeys(held, 0)
+        for line in back:
+            came[line["line_number"]] = came.get(line["line_number"], 0) + line["quantity"]
+        for number in sorted(came):
+            if came[number] != held.get(number, 0):
+                raise Refused(
+                    "PARCEL_INCOMPLETE",
+                    fulfillment_order_id=fulfillment_order_id,
+                    line_number=number,
+                    came_back=came[number],
+                    shipped=held.get(number, 0),
+                )
+        channel = self.orders[work.order_id].channel
+        made = self.create_return(given, work.order_id, location_id or work.place, channel, back)
+        work.state = "RETURNED"
+        return made | {"fulfillment_order": self.work(fulfillment_order_id)}
