@@ -32,7 +32,7 @@ def falsification(counter: str) -> Callable[[Falsify], Falsify]:
     return register
 
 
-def _rows(run: Run, name: str, rows: Sequence[Any]) -> Run:
+def rows(run: Run, name: str, rows: Sequence[Any]) -> Run:
     return run._replace(ledger=dataclasses.replace(run.ledger, **{name: list(rows)}))
 
 
@@ -65,13 +65,13 @@ def copy_of(message: Any) -> Any:
 def a_movement_of_an_acknowledged_sale_is_missing(run: Run) -> Run:
     sale = _request(run, _first(run, "Sell")).transaction
     gone = next(m for m in run.ledger.movements if m.transaction == sale)
-    return _rows(run, "movements", [m for m in run.ledger.movements if m is not gone])
+    return rows(run, "movements", [m for m in run.ledger.movements if m is not gone])
 
 
 @falsification(LOST)
 def an_acknowledged_request_is_missing(run: Run) -> Run:
     row = _request(run, _first(run, "Reserve"))
-    return _rows(run, "requests", [r for r in run.ledger.requests if r is not row])
+    return rows(run, "requests", [r for r in run.ledger.requests if r is not row])
 
 
 @falsification(LOST)
@@ -79,38 +79,38 @@ def the_ledger_keeps_another_answer_than_was_given(run: Run) -> Run:
     row, other = _request(run, _first(run, "ReceiveStock")), copy_of(_first(run, "ReceiveStock").answer)
     other.levels[0].available += 1
     response = other.SerializeToString()
-    return _rows(run, "requests", [r._replace(response=response) if r is row else r for r in run.ledger.requests])
+    return rows(run, "requests", [r._replace(response=response) if r is row else r for r in run.ledger.requests])
 
 
 @falsification(DUPLICATE)
 def a_receipt_is_booked_twice_by_one_request(run: Run) -> Run:
     receipt = _request(run, _first(run, "ReceiveStock")).transaction
     twice = next(m for m in run.ledger.movements if m.transaction == receipt)
-    return _rows(run, "movements", [*run.ledger.movements, twice._replace(movement_id=10**9)])
+    return rows(run, "movements", [*run.ledger.movements, twice._replace(movement_id=10**9)])
 
 
 @falsification(DUPLICATE)
 def a_receipt_is_booked_again_in_a_transaction_of_its_own(run: Run) -> Run:
     receipt = _request(run, _first(run, "ReceiveStock")).transaction
     twice = next(m for m in run.ledger.movements if m.transaction == receipt)
-    return _rows(run, "movements", [*run.ledger.movements, twice._replace(movement_id=10**9, transaction=10**9)])
+    return rows(run, "movements", [*run.ledger.movements, twice._replace(movement_id=10**9, transaction=10**9)])
 
 
 @falsification(DUPLICATE)
 def a_request_is_recorded_that_nobody_made(run: Run) -> Run:
-    row = run.ledger.requests[-1]
-    return _rows(run, "requests", [*run.ledger.requests, row._replace(request_id="nobody", transaction=10**9)])
+    row = _request(run, _first(run, "Sell"))
+    return rows(run, "requests", [*run.ledger.requests, row._replace(request_id="nobody", transaction=10**9)])
 
 
 @falsification(DUPLICATE)
 def an_order_exists_twice(run: Run) -> Run:
     order = run.ledger.orders[0]
-    return _rows(run, "orders", [*run.ledger.orders, order._replace(order_id="another")])
+    return rows(run, "orders", [*run.ledger.orders, order._replace(order_id="another")])
 
 
 @falsification(LOST)
 def an_order_that_was_answered_is_missing(run: Run) -> Run:
-    return _rows(run, "orders", run.ledger.orders[1:])
+    return rows(run, "orders", run.ledger.orders[1:])
 
 
 @falsification(DUPLICATE)
@@ -118,45 +118,45 @@ def more_of_an_order_is_handed_over_than_anybody_did(run: Run) -> Run:
     order = next(o for o in run.ledger.orders if o.lines[0][3] == 0)
     number, sku, quantity, _, cancelled, returned = order.lines[0]
     more = order._replace(lines=((number, sku, quantity, 1, cancelled, returned), *order.lines[1:]))
-    return _rows(run, "orders", [more if o is order else o for o in run.ledger.orders])
+    return rows(run, "orders", [more if o is order else o for o in run.ledger.orders])
 
 
 @falsification(LOST)
 def a_return_that_was_answered_is_missing(run: Run) -> Run:
-    return _rows(run, "returns", run.ledger.returns[1:])
+    return rows(run, "returns", run.ledger.returns[1:])
 
 
 @falsification(LOST)
 def a_claim_of_an_acknowledged_reservation_is_missing(run: Run) -> Run:
     held = _first(run, "Reserve").answer.reservation.reservation_id
-    return _rows(run, "claims", [c for c in run.ledger.claims if c.reservation_id != held])
+    return rows(run, "claims", [c for c in run.ledger.claims if c.reservation_id != held])
 
 
 @falsification(DUPLICATE)
 def a_reservation_holds_its_units_twice(run: Run) -> Run:
     held = _first(run, "Reserve").answer.reservation.reservation_id
     claim = next(c for c in run.ledger.claims if c.reservation_id == held)
-    return _rows(run, "claims", [*run.ledger.claims, claim._replace(claim_id="another")])
+    return rows(run, "claims", [*run.ledger.claims, claim._replace(claim_id="another")])
 
 
 @falsification(LEAKED)
 def a_reservation_never_ends(run: Run) -> Run:
     claim = next(c for c in run.ledger.claims if c.reservation_id)
-    return _rows(run, "claims", [c._replace(state="active") if c is claim else c for c in run.ledger.claims])
+    return rows(run, "claims", [c._replace(state="active") if c is claim else c for c in run.ledger.claims])
 
 
 @falsification(LOST)
 def a_reservation_expires_before_its_deadline(run: Run) -> Run:
     claim = next(c for c in run.ledger.claims if c.state == "expired" and c.reservation_id)
     early = claim._replace(deadline=claim.commit + 5)
-    return _rows(run, "claims", [early if c is claim else c for c in run.ledger.claims])
+    return rows(run, "claims", [early if c is claim else c for c in run.ledger.claims])
 
 
 @falsification(LOST)
 def an_order_was_placed_and_its_reservation_expired(run: Run) -> Run:
     claim = next(c for c in run.ledger.claims if c.state == "confirmed")
     other = claim._replace(state="expired", order_id="")
-    return _rows(run, "claims", [other if c.reservation_id == claim.reservation_id else c for c in run.ledger.claims])
+    return rows(run, "claims", [other if c.reservation_id == claim.reservation_id else c for c in run.ledger.claims])
 
 
 @falsification(OTHER)
@@ -164,21 +164,21 @@ def a_claim_is_consumed_for_more_than_left(run: Run) -> Run:
     claim = next(c for c in run.ledger.claims if c.state == "consumed")
     sku, quantity = claim.lines[0]
     more = claim._replace(lines=((sku, quantity + 1), *claim.lines[1:]))
-    return _rows(run, "claims", [more if c is claim else c for c in run.ledger.claims])
+    return rows(run, "claims", [more if c is claim else c for c in run.ledger.claims])
 
 
 @falsification(OTHER)
 def a_level_is_not_the_sum_of_its_movements(run: Run) -> Run:
     level = run.ledger.levels[0]
     other = level._replace(available=level.available + 1)
-    return _rows(run, "levels", [other if n is level else n for n in run.ledger.levels])
+    return rows(run, "levels", [other if n is level else n for n in run.ledger.levels])
 
 
 @falsification(OVERSOLD)
 def a_bucket_falls_below_nothing(run: Run) -> Run:
     last = max(run.ledger.movements, key=lambda m: m.movement_id)
     below = last._replace(movement_id=10**9, from_bucket="damaged", to_bucket="adjustment", quantity=10**6)
-    return _rows(run, "movements", [*run.ledger.movements, below])
+    return rows(run, "movements", [*run.ledger.movements, below])
 
 
 @falsification(DUPLICATE)
@@ -224,7 +224,7 @@ def a_call_is_refused_because_its_reservation_is_over_which_it_is_not(run: Run) 
     )  # fmt: skip
     # Long before it was ordered.
     later = held._replace(commit=held.commit + 60, deadline=held.deadline + 60)
-    return _rows(
+    return rows(
         run._replace(records=[*run.records, refused]),
         "claims",
         [later if c is held else c for c in run.ledger.claims if c.reservation_id != held.reservation_id or c is held],
@@ -269,7 +269,7 @@ def _with_quantity(run: Run, record: Record, quantity: int) -> Run:
             for r in run.records
         ]
     )
-    run = _rows(
+    run = rows(
         run,
         "requests",
         [r._replace(response=answer.SerializeToString()) if r is row else r for r in run.ledger.requests],
@@ -278,7 +278,7 @@ def _with_quantity(run: Run, record: Record, quantity: int) -> Run:
     def held_otherwise(lines: Any) -> Any:
         return tuple((s, quantity if (s, n) == (sku, was) else n) for s, n in lines)
 
-    return _rows(
+    return rows(
         run,
         "claims",
         [
@@ -336,7 +336,7 @@ def a_read_shows_more_than_there_ever_was(run: Run) -> Run:
 def an_effect_was_committed_before_its_call(run: Run) -> Run:
     row = _request(run, _first(run, "Sell"))
     early = row._replace(commit=row.commit - 60)
-    return _rows(run, "requests", [early if r is row else r for r in run.ledger.requests])
+    return rows(run, "requests", [early if r is row else r for r in run.ledger.requests])
 
 
 @falsification(LOST)
@@ -346,4 +346,4 @@ def units_stop_being_short_without_a_reason(run: Run) -> Run:
     broken = template._replace(
         sku=level.sku, from_bucket="allocated", to_bucket="adjustment", reason="SHORTFALL_OPENED", movement_id=10**9
     )
-    return _rows(run, "movements", [*run.ledger.movements, broken])
+    return rows(run, "movements", [*run.ledger.movements, broken])

@@ -21,7 +21,7 @@ from onhand.domain.payment_errors import WebhookSignatureWrong
 from onhand.ids import new_id
 from onhand.payments.providers import Asked, OutcomeUnknown, Said, ask
 from onhand.payments.stripe import Stripe
-from payments.stripe_server import API_KEY, StripeServer, stripe_server
+from onhand.trials.stripe import API_KEY, StripeServer, stripe_server
 from purse import back, by_gateway, do_jobs, jobs, payments, state, tender
 from shop import CALLER, NORTH, SOUTH, Shop, cents, fulfillment_of, told
 from web import second_edge

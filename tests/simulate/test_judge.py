@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import dataclasses
 
-import asyncpg
 import pytest
 
 from falsifications import FALSIFICATIONS, Falsify, Run, copy_of, final_reads, instead
+from falsifications_of_orders import KINDS
 from onhand.postgres import Database
 from onhand.simulate.facts import STALE, Calm, Findings, Ledger
 from onhand.simulate.history import read_history
@@ -16,11 +16,12 @@ from onhand.simulate.judge import judge, outcomes
 from onhand.simulate.processes import context
 from onhand.simulate.shop import open_shop
 from onhand.simulate.workload import run_workload
+from onhand.trials.faulty import active, until_over
 from onhand.trials.ledger_rows import read_ledger
 from onhand.trials.world import World
 
 SEED = 5
-SECONDS = 8.0
+SECONDS = 12.0
 
 
 @pytest.fixture(scope="module")
@@ -43,22 +44,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             folder=folder,
             healed=healed,
         )
-        _until_over(world.postgres_dsn)
-        ledger = asyncio.run(_ledger(world.postgres_dsn))
+        until_over(world, lambda: asyncio.run(active(world.postgres_dsn)) == 0)
+        ledger = dataclasses.replace(asyncio.run(_ledger(world.postgres_dsn)), gateway=world.stripe.books())
     return Run(read_history(sorted(folder.glob("history-*.jsonl"))), ledger)
-
-
-def _until_over(dsn: str) -> None:
-    async def active() -> int:
-        connection = await asyncpg.connect(dsn)
-        try:
-            return int(await connection.fetchval("SELECT count(*) FROM claims WHERE state = 'active'"))
-        finally:
-            await connection.close()
-
-    waiting = threading.Event()
-    while asyncio.run(active()):
-        waiting.wait(0.2)
 
 
 async def _ledger(dsn: str) -> Ledger:
@@ -90,6 +78,12 @@ def test_a_run_that_nothing_broke_has_no_findings_and_was_looked_at(run: Run) ->
         "orders",
         "refusals",
         "reads",
+        "ends_of_shortfalls",
+        "lines_of_money",
+        "tenders",
+        "gift_cards",
+        "payments_by_the_gateway",
+        *(f"effects_of_{kind}" for kind in KINDS),
     ):
         assert looked[what] > 0, what
     assert outcomes(run.records)["acknowledged"] == looked["acknowledged"] + looked["repeats_compared"]

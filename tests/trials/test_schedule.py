@@ -78,7 +78,7 @@ def test_targets_and_amounts_are_what_their_kind_needs() -> None:
     numbers = {ALL, "0", "1", "2"}
     servers = {fault.target for fault in faults if fault.kind in (Kind.KILL_SERVER, Kind.PAUSE_SERVER)}
     assert servers == {f"server/{n}" for n in numbers}
-    assert {fault.target for fault in faults if fault.kind is Kind.SLOW} == {
+    assert {fault.target for fault in faults if fault.kind is Kind.HOLD} == {
         f"{link}/{n}" for link in LINKS for n in numbers
     }
     assert {f.target for f in faults if f.kind is Kind.PAUSE_CLIENT} == {f"client/{n}" for n in numbers - {ALL}}

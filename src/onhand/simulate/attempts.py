@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 from google.protobuf.message import Message
@@ -18,6 +18,11 @@ from google.rpc import error_details_pb2, status_pb2
 
 from onhand.simulate.calls import DETAILS_KEY, Stubs
 from onhand.simulate.history import OK, REFUSED, UNKNOWN, History
+from onhand.v1 import inventory_pb2
+from onhand.v1.counting_pb2_grpc import CountServiceStub
+
+if TYPE_CHECKING:
+    from onhand.v1.counting_pb2_grpc import CountServiceAsyncStub
 
 DEADLINES_SECONDS = (2.0, 3.0, 5.0)
 """How long attempts wait; each draws one."""
@@ -31,6 +36,8 @@ LATE_SECONDS = (2.0, 15.0)
 """How much later a call is repeated that its caller had let go."""
 AT_ONCE, LATE = 0.6, 0.85
 """Of the unknown: up to the first share is repeated at once, from there to the second late, the others never."""
+STREAMED = 0.5
+"""Of the reservations that are asked for together, those on a stream; the others come in one call."""
 TWINS, AGAIN_LATER = 0.03, 0.05
 """The share of mutations sent twice at once, and of answered ones that are sent again later."""
 
@@ -61,13 +68,21 @@ class Result(NamedTuple):
     server: int
 
 
+class Services(Stubs):
+    """All of them."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        super().__init__(channel)
+        self.counts: CountServiceAsyncStub = CountServiceStub(channel)
+
+
 class Caller:
     """The calls of one client process."""
 
     def __init__(self, targets: Sequence[str], history: History, chance: random.Random) -> None:
         self._targets = list(targets)
         self._channels = [grpc.aio.insecure_channel(target, options=_OPTIONS) for target in targets]
-        self._stubs = [Stubs(channel) for channel in self._channels]
+        self._stubs = [Services(channel) for channel in self._channels]
         self._history = history
         self._chance = chance
         self._in_flight = asyncio.Semaphore(IN_FLIGHT_MAX)
@@ -131,6 +146,54 @@ class Caller:
             result, attempts = (first if first.outcome == OK else second), 2
         else:
             result, attempts = await self.attempt(service, kind, request, op, 1), 1
+        return await self._follow(result, service, kind, request, op, attempts)
+
+    async def reserve_many(self, requests: Sequence[inventory_pb2.ReserveRequest]) -> list[Result]:
+        """Reservations asked for at once, in one call or on a stream. Those without an outcome are repeated one by one."""
+        ops = {request.request_id: self._history.next_op() for request in requests}
+        found = await self._attempt_many(requests, ops)
+        return await asyncio.gather(
+            *(self._follow(found[r.request_id], "inventory", "Reserve", r, ops[r.request_id], 1) for r in requests)
+        )
+
+    async def _attempt_many(
+        self, requests: Sequence[inventory_pb2.ReserveRequest], ops: Mapping[str, int]
+    ) -> dict[str, Result]:
+        """One attempt of each, in the history as one of Reserve."""
+        async with self._in_flight:
+            place, now = self._chance.randrange(len(self._stubs)), time.monotonic()
+            begun = {
+                r.request_id: self._history.begin(ops[r.request_id], "Reserve", r, 1, now, self._targets[place])
+                for r in requests
+            }
+            found: dict[str, Result] = {}
+            lost = {"code": "UNAVAILABLE", "message": "the stream ended"}
+            try:
+                async for answer in _reserve_many(
+                    self._stubs[place],
+                    requests,
+                    self._chance.choice(DEADLINES_SECONDS),
+                    is_streamed=self._chance.random() < STREAMED,
+                ):
+                    for outcome in answer.outcomes:
+                        result, detail = _outcome(outcome, place)
+                        found[outcome.request_id] = result
+                        self._history.end(
+                            begun[outcome.request_id], time.monotonic(), result.outcome, reason=result.reason,
+                            detail=detail, answer=result.answer,
+                        )  # fmt: skip
+            except grpc.aio.AioRpcError as error:
+                lost = _why(error)[1]
+            for request_id, line in begun.items():
+                if request_id not in found:
+                    found[request_id] = Result(UNKNOWN, None, lost["code"], place)
+                    self._history.end(line, time.monotonic(), UNKNOWN, reason=lost["code"], detail=lost)
+            return found
+
+    async def _follow(
+        self, result: Result, service: str, kind: str, request: Message, op: int, attempts: int
+    ) -> Result:
+        """What becomes of a call after its first attempts: repeats of it at once, later, or never."""
         if result.outcome == UNKNOWN:
             way = self._chance.random()
             if way < AT_ONCE:
@@ -178,19 +241,54 @@ class Caller:
         )
 
 
+async def _reserve_many(
+    stubs: Services, requests: Sequence[inventory_pb2.ReserveRequest], seconds: float, *, is_streamed: bool
+) -> AsyncIterator[inventory_pb2.ReserveStreamResponse | inventory_pb2.BatchReserveResponse]:
+    """Outcomes, as they come."""
+    if not is_streamed:
+        yield await stubs.inventory.BatchReserve(inventory_pb2.BatchReserveRequest(requests=requests), timeout=seconds)
+        return
+
+    async def asked() -> AsyncIterator[inventory_pb2.ReserveStreamRequest]:
+        yield inventory_pb2.ReserveStreamRequest(requests=requests)
+
+    async for answer in stubs.inventory.ReserveStream(asked(), timeout=seconds):
+        yield answer
+
+
 def _why(error: grpc.aio.AioRpcError) -> tuple[str, dict[str, Any]]:
     """ErrorInfo's reason and metadata, with the short lines of a refusal for stock; the code's name without them."""
     detail: dict[str, Any] = {"code": error.code().name, "message": (error.details() or "")[:200]}
     reason = str(error.code().name)
     metadata: Any = error.trailing_metadata() or ()
     for key, value in metadata:
-        if key != DETAILS_KEY:
-            continue
-        info, failure = error_details_pb2.ErrorInfo(), error_details_pb2.PreconditionFailure()
-        for each in status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode()).details:
-            if each.Unpack(info):
-                reason = info.reason
-                detail["metadata"] = dict(info.metadata)
-            elif each.Unpack(failure):
-                detail["shorts"] = [[v.subject, v.description] for v in failure.violations]
+        if key == DETAILS_KEY:
+            status = status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode())
+            reason = _read_details(status, detail) or reason
     return reason, detail
+
+
+def _read_details(status: status_pb2.Status, detail: dict[str, Any]) -> str:
+    """Adds what a status says to a detail; returns the reason, if it has one."""
+    reason = ""
+    info, failure = error_details_pb2.ErrorInfo(), error_details_pb2.PreconditionFailure()
+    for each in status.details:
+        if each.Unpack(info):
+            reason = info.reason
+            detail["metadata"] = dict(info.metadata)
+        elif each.Unpack(failure):
+            detail["shorts"] = [[v.subject, v.description] for v in failure.violations]
+    return reason
+
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _outcome(outcome: inventory_pb2.ReserveOutcome, server: int) -> tuple[Result, dict[str, Any]]:
+    """What a stream says of one of its requests, as Reserve would have answered it."""
+    if outcome.HasField("reservation"):
+        return Result(OK, inventory_pb2.ReserveResponse(reservation=outcome.reservation), "", server), {}
+    code = _CODES[outcome.error.code]
+    detail: dict[str, Any] = {"code": code.name, "message": outcome.error.message[:200]}
+    reason = _read_details(outcome.error, detail) or code.name
+    return Result(REFUSED if code in _CERTAIN else UNKNOWN, None, reason, server), detail

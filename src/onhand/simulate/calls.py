@@ -17,12 +17,20 @@ from onhand.v1.cart_pb2_grpc import CartServiceStub
 from onhand.v1.catalog_pb2_grpc import CatalogServiceStub
 from onhand.v1.inventory_pb2_grpc import InventoryServiceStub
 from onhand.v1.order_pb2_grpc import OrderServiceStub
+from onhand.v1.payment_pb2_grpc import PaymentServiceStub
+from onhand.v1.receiving_pb2_grpc import ReceivingServiceStub
+from onhand.v1.returns_pb2_grpc import ReturnServiceStub
+from onhand.v1.sourcing_pb2_grpc import SourcingServiceStub
 
 if TYPE_CHECKING:
     from onhand.v1.cart_pb2_grpc import CartServiceAsyncStub
     from onhand.v1.catalog_pb2_grpc import CatalogServiceAsyncStub
     from onhand.v1.inventory_pb2_grpc import InventoryServiceAsyncStub
     from onhand.v1.order_pb2_grpc import OrderServiceAsyncStub
+    from onhand.v1.payment_pb2_grpc import PaymentServiceAsyncStub
+    from onhand.v1.receiving_pb2_grpc import ReceivingServiceAsyncStub
+    from onhand.v1.returns_pb2_grpc import ReturnServiceAsyncStub
+    from onhand.v1.sourcing_pb2_grpc import SourcingServiceAsyncStub
 
 CALL_SECONDS_MAX = 10.0
 """The deadline of one attempt."""
@@ -109,6 +117,10 @@ class Stubs:
         self.catalog: CatalogServiceAsyncStub = CatalogServiceStub(channel)
         self.carts: CartServiceAsyncStub = CartServiceStub(channel)
         self.orders: OrderServiceAsyncStub = OrderServiceStub(channel)
+        self.payments: PaymentServiceAsyncStub = PaymentServiceStub(channel)
+        self.receiving: ReceivingServiceAsyncStub = ReceivingServiceStub(channel)
+        self.returns: ReturnServiceAsyncStub = ReturnServiceStub(channel)
+        self.sourcing: SourcingServiceAsyncStub = SourcingServiceStub(channel)
 
 
 class Client:

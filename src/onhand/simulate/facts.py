@@ -84,6 +84,57 @@ class LevelRow(NamedTuple):
     short: int = 0
 
 
+class EndRow(NamedTuple):
+    """Units that stopped being short: of which part of an order, what had shown them to be, and how it ended."""
+
+    location_id: str
+    sku: str
+    fulfillment_order_id: str
+    order_id: str
+    line_number: int
+    cause: str
+    quantity: int
+    reason: str
+    transaction: int
+
+
+class MoneyRow(NamedTuple):
+    """What a line of an order cost and gave back, in minor units. `replaces`: the line that it is a substitute of, or 0."""
+
+    order_id: str
+    line_number: int
+    total: int
+    refunded: int
+    replaces: int
+
+
+class TenderRow(NamedTuple):
+    """A tender of an order, or of a checkout, in minor units. `carried`: what of `given_back` paid for other goods."""
+
+    order_id: str
+    number: int
+    provider: str
+    amount: int
+    authorized: int
+    captured: int
+    voided: int
+    refunded: int
+    given_back: int
+    carried: int
+    gift_card_id: str
+
+
+class GatewayRow(NamedTuple):
+    """What a gateway did for a tender, by its own books, in minor units."""
+
+    order_id: str
+    number: int
+    authorized: int
+    captured: int
+    refunded: int
+    capturable: int
+
+
 @dataclass(frozen=True)
 class Ledger:
     """All that an audit reads, from one moment after everything was over."""
@@ -98,6 +149,14 @@ class Ledger:
     shipments: int
     deltas: Mapping[str, Sequence[tuple[int, int]]]
     """By location: (number, transaction) of its increases."""
+    ends: Sequence[EndRow] = ()
+    waiting: Mapping[Position, int] = field(default_factory=dict)
+    """Units that orders agreed to wait for, as their shortfalls began."""
+    money: Sequence[MoneyRow] = ()
+    tenders: Sequence[TenderRow] = ()
+    balances: Mapping[str, int] = field(default_factory=dict)
+    """By gift card, in minor units."""
+    gateway: Sequence[GatewayRow] = ()
 
 
 class Calm:

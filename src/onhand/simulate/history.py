@@ -15,13 +15,22 @@ from typing import Any, TextIO
 
 from google.protobuf.message import Message
 
-from onhand.v1 import cart_pb2, catalog_pb2, inventory_pb2, order_pb2
+from onhand.v1 import (
+    cart_pb2,
+    catalog_pb2,
+    counting_pb2,
+    inventory_pb2,
+    order_pb2,
+    payment_pb2,
+    receiving_pb2,
+    returns_pb2,
+)
 
 OK, REFUSED, UNKNOWN = "ok", "refused", "unknown"
 NEVER = float("inf")
 """The end of an attempt whose client process did not live to see it."""
 
-_MODULES = (inventory_pb2, order_pb2, catalog_pb2, cart_pb2)
+_MODULES = (inventory_pb2, order_pb2, catalog_pb2, cart_pb2, returns_pb2, payment_pb2, receiving_pb2, counting_pb2)
 
 
 @dataclass(frozen=True)

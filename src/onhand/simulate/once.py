@@ -11,13 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onhand.simulate.effects import COVERED, FOUND, OPENED, absent, expected, following, moved
+from onhand.simulate.accounts import Accounts, Line
+from onhand.simulate.by_itself import kind_by_itself, request_by_itself
+from onhand.simulate.directory import Directory
+from onhand.simulate.effects import COVERED, FILLED, FOUND, GONE, OPENED, Did, expected, following, moved
 from onhand.simulate.facts import (
     CLOCK_SLACK_SECONDS,
     DUPLICATE,
     LOST,
     OTHER,
     ClaimRow,
+    EndRow,
     Findings,
     Ledger,
     MovementRow,
@@ -25,7 +29,11 @@ from onhand.simulate.facts import (
     as_told,
 )
 from onhand.simulate.history import OK, REFUSED, UNKNOWN, Record, by_request, message_type
+from onhand.simulate.money import check_money
+from onhand.simulate.order_effects import NEVER_THERE, not_there
 
+REJECTED = ("NOT_FOUND", "DAMAGED", "CLOSED")
+"""Causes of shortfalls by which a location does not bring what it has, or does not have."""
 IN_ROUNDS = frozenset({"PlaceOrder", "Sell"})
 """Kinds of which many may share a transaction. Reservations do too, but move nothing."""
 
@@ -41,11 +49,17 @@ class Call:
     row: RequestRow | None
     answer: Any
     movements: Sequence[MovementRow]
+    ends: Sequence[EndRow] = ()
 
     @property
     def begin(self) -> float:
-        """When its first attempt began."""
-        return min(r.begin for r in self.attempts)
+        """When its first attempt began; of what a server did by itself, when it was committed."""
+        return min((r.begin for r in self.attempts), default=self.row.commit if self.row else 0.0)
+
+    def told(self) -> list[dict[str, Any]]:
+        """As evidence."""
+        rows = [] if self.row is None else [as_told(self.row)]
+        return [r.told() for r in self.attempts[:1]] or rows
 
     @property
     def acknowledged(self) -> float:
@@ -62,6 +76,10 @@ class Index:
     """Orders and sales are committed many in one transaction."""
     claims_of: Mapping[str, Sequence[ClaimRow]] = field(default_factory=dict)
     """By reservation."""
+    accounts: Accounts = field(default_factory=Accounts)
+    did: Mapping[str, Did] = field(default_factory=dict)
+    """By request: what each call that had an effect did."""
+    directory: Directory = field(default_factory=Directory)
 
 
 def index(records: Sequence[Record], ledger: Ledger) -> Index:
@@ -70,6 +88,9 @@ def index(records: Sequence[Record], ledger: Ledger) -> Index:
     movements: dict[int, list[MovementRow]] = defaultdict(list)
     for m in ledger.movements:
         movements[m.transaction].append(m)
+    ends: dict[int, list[EndRow]] = defaultdict(list)
+    for end in ledger.ends:
+        ends[end.transaction].append(end)
     claims: dict[str, list[ClaimRow]] = defaultdict(list)
     for c in ledger.claims:
         if c.reservation_id:
@@ -82,13 +103,27 @@ def index(records: Sequence[Record], ledger: Ledger) -> Index:
         if row is not None:
             answer = message_type(first.kind, "Response").FromString(row.response)
         own = movements.get(row.transaction, []) if row is not None else []
+        ended = ends.get(row.transaction, []) if row is not None else []
         if row is not None and sharing[row.transaction] > 1:
             document = f"order/{answer.order.order_id}" if first.kind in IN_ROUNDS else ""
-            own = [m for m in own if m.reference == document]
-        call = Call(request_id, first.kind, first.request, attempts, row, answer, own)
+            own, ended = [m for m in own if m.reference == document], []
+        call = Call(request_id, first.kind, first.request, attempts, row, answer, own, ended)
         found.calls[request_id] = call
-        if row is not None and first.kind != "Reserve":
-            found.by_transaction.setdefault(row.transaction, []).append(call)
+    for row in ledger.requests:
+        if row.request_id not in found.calls and (kind := kind_by_itself(row)):
+            own, ended = movements.get(row.transaction, []), ends.get(row.transaction, [])
+            request, answer = request_by_itself(row, kind, ended)
+            found.calls[row.request_id] = Call(row.request_id, kind, request, (), row, answer, own, ended)
+    for call in found.calls.values():
+        if call.row is not None and call.kind != "Reserve":
+            found.by_transaction.setdefault(call.row.transaction, []).append(call)
+    told = [r.answer for r in records if r.answer is not None]
+    found.directory = Directory.of([*told, *(c.answer for c in found.calls.values() if c.answer is not None)])
+    done = [(call.row.commit, call) for call in found.calls.values() if call.row is not None]
+    found.did = {
+        call.request_id: found.accounts.add(call, Did(call.movements, call.ends))
+        for _, call in sorted(done, key=lambda each: each[0])
+    }
     return found
 
 
@@ -101,6 +136,7 @@ def check_once(found: Index, ledger: Ledger, findings: Findings) -> None:
     _check_shortfalls(found, ledger, findings)
     _check_claims(found, ledger, findings)
     _check_documents(found, ledger, findings)
+    check_money(found, ledger, findings)
 
 
 def _check_answers(call: Call, findings: Findings) -> None:
@@ -117,6 +153,9 @@ def _check_answers(call: Call, findings: Findings) -> None:
         if again.answer != answers[0].answer:
             findings.add(DUPLICATE, f"the repeat of {call.kind} was answered otherwise", *told)
     if call.row is None:
+        return
+    if not call.attempts:
+        findings.checked("by_itself")
         return
     if not any(r.outcome in (OK, UNKNOWN) for r in call.attempts):
         findings.add(OTHER, f"{call.kind} was refused each time, and had an effect", as_told(call.row), *told)
@@ -144,14 +183,16 @@ def _check_movements(found: Index, ledger: Ledger, findings: Findings) -> None:
     for call in found.calls.values():
         if call.row is None or call.kind == "Reserve":
             continue
-        want, have = expected(call.kind, call.request, call.answer, call.movements), moved(call.movements)
+        want = expected(call.kind, call.request, call.answer, found.did[call.request_id])
+        have = moved(call.movements)
         findings.checked("effects")
+        findings.checked(f"effects_of_{call.kind}")
         if wrong := following(call.kind, call.movements):
-            findings.add(OTHER, wrong, call.attempts[0].told(), *map(as_told, call.movements))
-        if want is None or want == have:
+            findings.add(OTHER, wrong, *call.told(), *map(as_told, call.movements))
+        if want == have:
             continue
         missing, more = want - have, have - want
-        evidence = [call.attempts[0].told(), as_told(call.row), *map(as_told, call.movements)]
+        evidence = [*call.told(), as_told(call.row), *map(as_told, call.movements), *map(as_told, call.ends)]
         if missing:
             findings.add(LOST, f"{call.kind} should have moved {_names(missing)}, and did not", *evidence)
         if more or not missing:
@@ -164,20 +205,34 @@ def _check_movements(found: Index, ledger: Ledger, findings: Findings) -> None:
 
 
 def _check_shortfalls(found: Index, ledger: Ledger, findings: Findings) -> None:
-    """By sku: promises of orders that were found gone, less those that ended, are those that are short now."""
-    short: Counter[str] = Counter()
+    """By position: promises of orders that were found gone, or were never there, less those that ended, are those short now."""
+    short: Counter[tuple[str, str]] = Counter()
     for m in ledger.movements:
-        short[m.sku] += m.quantity * ((m.reason == OPENED) - (m.reason in (FOUND, COVERED)))
-        findings.checked("shortfall_movements", m.reason in (OPENED, FOUND, COVERED))
+        short[m.location_id, m.sku] += m.quantity * ((m.reason == OPENED) - (m.reason in (FOUND, COVERED, FILLED)))
+        findings.checked("shortfall_movements", m.reason in (OPENED, FOUND, COVERED, FILLED))
     for call in found.calls.values():
-        if call.row is not None and call.kind == "CancelOrderLines":
-            short.subtract(absent(call.request, call.answer, call.movements))
+        works = call.answer.order.fulfillment_orders if call.kind == "PlaceOrder" and call.row is not None else ()
+        for work in works:
+            for line in work.lines:
+                short[work.location_id, line.sku] += not_there(work)[line.line_number]
+            for cause in NEVER_THERE:
+                findings.checked(f"units_{cause.lower()}", not_there(work, cause).total())
+        for end in call.ends if call.row is not None else ():
+            # What a location rejected is no unit that its stock lacks: it was taken out of what is promised there.
+            if end.reason in GONE and end.cause not in REJECTED:
+                short[end.location_id, end.sku] -= end.quantity
     for level in ledger.levels:
-        short[level.sku] -= level.short
-    for sku, units in sorted(short.items()):
+        short[level.location_id, level.sku] -= level.short
+    for (place, sku), units in sorted(short.items()):
         if units:
             counter = LOST if units > 0 else DUPLICATE
-            findings.add(counter, f"{units} units of {sku} stopped being short, or became so, without a reason")
+            what = f"{units} units of {sku} at {place} stopped being short, or became so, without a reason"
+            findings.add(counter, what)
+    caused = {call.row.transaction for call in found.calls.values() if call.row is not None}
+    for end in ledger.ends:
+        findings.checked("ends_of_shortfalls")
+        if end.transaction not in caused:
+            findings.add(DUPLICATE, "units stopped being short by no call of the history", as_told(end))
 
 
 def _names(effect: Counter[tuple[str, str, str, str]]) -> str:
@@ -209,7 +264,7 @@ def _check_consumed(found: Index, ledger: Ledger, findings: Findings) -> None:
         for call in calls:
             took: dict[str, Counter[str]] = defaultdict(Counter)
             for m in call.movements:
-                if m.from_bucket == "available":
+                if m.from_bucket == "available" and m.reason != COVERED:  # that is of what the call itself brought
                     took[m.location_id][m.sku] += m.quantity
             for location_id, units in took.items():
                 left[transaction, location_id].append(dict(units))
@@ -260,34 +315,7 @@ def _check_reservation(
 
 def _check_documents(found: Index, ledger: Ledger, findings: Findings) -> None:
     """Orders, returns and transfers: each is the answer of one request, and as far as the calls have brought it."""
-    made: dict[str, list[str]] = defaultdict(list)
-    lines: dict[str, dict[int, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    shipments = 0
-    for call in found.calls.values():
-        if call.row is None:
-            continue
-        answer = call.answer
-        if call.kind in ("PlaceOrder", "Sell"):
-            made[answer.order.order_id].append(call.request_id)
-            if call.kind == "Sell":
-                for line in answer.order.lines:
-                    lines[answer.order.order_id][line.line_number]["fulfilled"] += line.quantity
-        elif call.kind == "CreateReturn":
-            made[answer.returned.return_id].append(call.request_id)
-            for line in answer.returned.lines:
-                lines[answer.returned.order_id][line.line_number]["returned"] += line.quantity
-        elif call.kind == "DispatchTransfer":
-            made[answer.transfer.transfer_id].append(call.request_id)
-        elif call.kind == "CancelOrderLines":
-            for line in call.request.lines:
-                lines[call.request.order_id][line.line_number]["cancelled"] += line.quantity
-        elif call.kind in ("HandOverFulfillmentOrder", "ShipFulfillmentOrder"):
-            shipments += call.kind == "ShipFulfillmentOrder"
-            work = answer.fulfillment_order
-            for line in work.lines:
-                lines[work.order_id][line.line_number]["fulfilled"] += (
-                    line.quantity - line.cancelled_quantity - line.moved_quantity
-                )
+    made, shipments = found.accounts.made_by, found.accounts.shipments
     documents = {order.order_id for order in ledger.orders} | set(ledger.returns) | set(ledger.transfers)
     for document in documents - made.keys():
         findings.add(DUPLICATE, f"order, return or transfer {document} is not the answer of any call")
@@ -298,12 +326,17 @@ def _check_documents(found: Index, ledger: Ledger, findings: Findings) -> None:
             findings.add(DUPLICATE, f"{document} is the answer of several calls", *request_ids)
     for order in ledger.orders:
         findings.checked("orders")
-        for number, sku, _, fulfilled, cancelled, returned in order.lines:
-            want = lines[order.order_id][number]
-            for name, have in (("fulfilled", fulfilled), ("cancelled", cancelled), ("returned", returned)):
-                if have != want[name]:
-                    counter = LOST if have < want[name] else DUPLICATE
-                    what = f"line {number} ({sku}) of order {order.order_id}: {have} {name}, the calls say {want[name]}"
+        lines = found.accounts.lines.get(order.order_id, {})
+        if len(order.lines) != len(lines):
+            what = f"order {order.order_id} has {len(order.lines)} lines, the calls say {len(lines)}"
+            findings.add(DUPLICATE if len(order.lines) > len(lines) else LOST, what, as_told(order))
+        for number, sku, *units in order.lines:
+            line = lines.get(number, Line(sku, 0, 0))
+            wanted = (line.ordered, line.fulfilled, line.cancelled, line.returned)
+            for name, have, want in zip(("ordered", "fulfilled", "cancelled", "returned"), units, wanted, strict=True):
+                if have != want:
+                    counter = LOST if have < want else DUPLICATE
+                    what = f"line {number} ({sku}) of order {order.order_id}: {have} {name}, the calls say {want}"
                     findings.add(counter, what, as_told(order))
     if shipments != ledger.shipments:
         findings.add(DUPLICATE, f"{ledger.shipments} shipments, the calls made {shipments}")

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
+import json
+import time
 from typing import NamedTuple
 
-from onhand.simulate.associates import adjust, count, fulfil, receive, transfer
+from onhand.simulate.aftersales import bring_without_proof, change_order, exchange, send_back, take_back, to_supplier
+from onhand.simulate.associates import adjust, announce, count, count_open_store, receive, transfer
+from onhand.simulate.fulfilment import ADDRESS, fulfil, mend
 from onhand.simulate.history import OK
-from onhand.simulate.shop import CURRENCY
-from onhand.simulate.town import Journey, Sold, Town, Work, look
-from onhand.v1 import inventory_pb2, order_pb2, types_pb2
+from onhand.simulate.shop import CURRENCY, WEBHOOK_SECRET
+from onhand.simulate.town import Journey, Town, look
+from onhand.v1 import inventory_pb2, order_pb2, payment_pb2, types_pb2
 
+TOGETHER_SHARE = 0.15
+"""Of those who reserve online, those whose shop does so for several at once, in one call or by a stream."""
 TTL_SECONDS = (5, 8, 12, 20)
 CHANNELS = (types_pb2.CHANNEL_WEB, types_pb2.CHANNEL_APP, types_pb2.CHANNEL_WEB, types_pb2.CHANNEL_PHONE)
 
@@ -32,19 +40,11 @@ async def shop_online(town: Town) -> None:
     chance = town.chance
     if chance.random() < 0.5:
         await browse(town)
-    places = chance.sample(town.shop.locations, 2 if chance.random() < 0.25 else 1)
-    baskets = [inventory_pb2.LocationBasket(location_id=place, lines=town.lines()) for place in places]
-    reserved = await town.change(
-        "inventory",
-        "Reserve",
-        inventory_pb2.ReserveRequest(
-            request_id=town.request_id(),
-            channel=chance.choice(CHANNELS),
-            baskets=baskets,
-            ttl_seconds=chance.choice(TTL_SECONDS),
-            customer_id=f"customer-{chance.randrange(50)}",
-        ),
-    )
+    wanted = [_wish(town) for _ in range(chance.randint(2, 4) if chance.random() < TOGETHER_SHARE else 1)]
+    if len(wanted) == 1:
+        reserved = await town.change("inventory", "Reserve", wanted[0])
+    else:  # for several people; this is one of them
+        reserved = chance.choice(await town.caller.reserve_many(wanted))
     if reserved.outcome != OK:
         return
     held: inventory_pb2.Reservation = reserved.answer.reservation
@@ -75,6 +75,19 @@ async def shop_online(town: Town) -> None:
             town, released, [b.location_id for b in held.baskets], [n.sku for b in held.baskets for n in b.lines]
         )
     # else: abandoned, and left to expire
+
+
+def _wish(town: Town) -> inventory_pb2.ReserveRequest:
+    """What somebody wants to have kept, at one place or two."""
+    chance = town.chance
+    places = chance.sample(town.shop.locations, 2 if chance.random() < 0.25 else 1)
+    return inventory_pb2.ReserveRequest(
+        request_id=town.request_id(),
+        channel=chance.choice(CHANNELS),
+        baskets=[inventory_pb2.LocationBasket(location_id=place, lines=town.lines()) for place in places],
+        ttl_seconds=chance.choice(TTL_SECONDS),
+        customer_id=f"customer-{chance.randrange(50)}",
+    )
 
 
 async def _change(town: Town, held: inventory_pb2.Reservation) -> inventory_pb2.Reservation | None:
@@ -112,26 +125,41 @@ async def _order(town: Town, held: inventory_pb2.Reservation) -> None:
             for basket, kind in zip(held.baskets, kinds, strict=True)
         ],
         currency_code=CURRENCY,
-        tenders=town.tenders(units),
+        tenders=town.tenders(units, is_online=True),
+        accepts_backorder=chance.random() < 0.7,
     )
     if order_pb2.FULFILLMENT_KIND_SHIP in kinds:
-        request.ship_to.CopyFrom(
-            order_pb2.Address(recipient="A. Customer", lines=["1 Trial Road"], locality="Town", region_code="US")
-        )
+        request.ship_to.CopyFrom(ADDRESS)
     placed = await town.change("orders", "PlaceOrder", request)
     if placed.outcome != OK:
         return
-    codes = {code.fulfillment_order_id: code.pickup_code for code in placed.answer.pickup_codes}
-    for work in placed.answer.order.fulfillment_orders:
-        lines = tuple((line.line_number, line.quantity) for line in work.lines)
-        code = codes.get(work.fulfillment_order_id, "")
-        is_pickup = work.kind == order_pb2.FULFILLMENT_KIND_PICKUP
-        town.keep(
-            town.work,
-            Work(work.fulfillment_order_id, placed.answer.order.order_id, is_pickup, code, "REQUESTED", lines),
-        )
+    await post_webhooks(town, placed.answer.order)
+    town.keep_work(placed.answer.order, placed.answer.pickup_codes)
     if chance.random() < 0.25:
         await _cancel(town, placed.answer.order)
+
+
+async def post_webhooks(town: Town, order: order_pb2.Order) -> None:
+    """What a gateway posts of what it did: never, once, or twice, and late. Nobody believes it; it is a reason to look."""
+    for number, tender in enumerate(order.tenders, 1):
+        if tender.kind != order_pb2.TENDER_KIND_CARD:
+            continue
+        for _ in range(town.chance.choice((0, 1, 2))):
+            await town.pause(0.5)
+            about = {"metadata": {"order_id": order.order_id, "tender_number": str(number)}}
+            body = json.dumps({"type": "payment_intent.succeeded", "data": {"object": about}}).encode()
+            when = int(time.time())
+            digest = hmac.new(WEBHOOK_SECRET.encode(), b"%d." % when + body, hashlib.sha256).hexdigest()
+            await town.change(
+                "payments",
+                "HandleWebhook",
+                payment_pb2.HandleWebhookRequest(
+                    request_id=town.request_id(),
+                    provider=payment_pb2.PAYMENT_PROVIDER_STRIPE,
+                    body=body,
+                    signature=f"t={when},v1={digest}",
+                ),
+            )
 
 
 async def _cancel(town: Town, order: order_pb2.Order) -> None:
@@ -170,38 +198,8 @@ async def sell(town: Town) -> None:
         ),
     )
     if sold.outcome == OK:
-        order = sold.answer.order
-        town.keep(town.sold, Sold(order.order_id, tuple((n.line_number, n.quantity) for n in order.lines)))
+        town.keep_sold(sold.answer.order)
     await look(town, sold, [place], [line.sku for line in lines])
-
-
-async def take_back(town: Town) -> None:
-    """A return, at any store, of what was bought anywhere; sometimes of more than was bought."""
-    sold = town.take(town.sold)
-    if sold is None:
-        return
-    chance = town.chance
-    number, quantity = chance.choice(sold.lines)
-    dispositions = (order_pb2.DISPOSITION_AVAILABLE, order_pb2.DISPOSITION_AVAILABLE, order_pb2.DISPOSITION_DAMAGED)
-    await town.change(
-        "orders",
-        "CreateReturn",
-        order_pb2.CreateReturnRequest(
-            request_id=town.request_id(),
-            order_id=sold.order_id,
-            location_id=chance.choice(town.shop.stores),
-            channel=types_pb2.CHANNEL_POS,
-            lines=[
-                order_pb2.ReturnedLine(
-                    line_number=number,
-                    quantity=chance.randint(1, quantity + (chance.random() < 0.1)),
-                    disposition=chance.choice(dispositions),
-                )
-            ],
-        ),
-    )
-    if chance.random() < 0.5:
-        town.keep(town.sold, sold)
 
 
 class Person(NamedTuple):
@@ -212,15 +210,23 @@ class Person(NamedTuple):
 
 
 PEOPLE = (
-    Person(browse, 18),
+    Person(browse, 14),
     Person(shop_online, 26),
-    Person(sell, 14),
-    Person(fulfil, 12),
-    Person(receive, 10),
-    Person(take_back, 5),
-    Person(count, 3),
-    Person(adjust, 5),
-    Person(transfer, 6),
+    Person(sell, 10),
+    Person(fulfil, 26),
+    Person(mend, 7),
+    Person(change_order, 5),
+    Person(receive, 7),
+    Person(take_back, 4),
+    Person(exchange, 5),
+    Person(send_back, 4),
+    Person(bring_without_proof, 2),
+    Person(to_supplier, 1),
+    Person(count, 2),
+    Person(count_open_store, 3),
+    Person(adjust, 4),
+    Person(transfer, 7),
+    Person(announce, 5),
 )
 
 

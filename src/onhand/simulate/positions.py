@@ -7,6 +7,8 @@ What is certain comes from the ledger (which calls had their effect, and when th
 - A give (receipt, return, cancellation, release, ...) takes effect between its commit and its acknowledgement. Not acknowledged:
   the gate may hear of it later, from a relay or a sweeper, within GIVEN_SECONDS_MAX of time without a fault.
 - An expiry the same, from the commit that closed the row; the deadline allows that commit, which `once` checks.
+- Where an order may wait for units (a backorder limit), the integer is what may be promised with them: so what comes in counts
+  whoever gets it, what stops being waited for counts besides, and what decisions and tills see there is not judged.
 - An attempt may hold units that it does not get, or does not get yet: while it runs; and where its outcome is unknown, or a fault
   may have cut off what it wanted to give back, until the sweeper finds what it left, which is past its deadline. In the gate that
   is less to promise than there is, which is permitted. More than there is never is.
@@ -20,11 +22,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from onhand.simulate.directory import Directory
 from onhand.simulate.effects import COVERED
 from onhand.simulate.facts import CLOCK_SLACK_SECONDS, Calm, ClaimRow, Ledger, Position
 from onhand.simulate.history import OK, REFUSED, UNKNOWN, Record
 from onhand.simulate.linear import Hold, Move, Read
 from onhand.simulate.once import Call, Index
+from onhand.simulate.order_effects import not_there
 from onhand.v1 import types_pb2
 
 NEVER = float("inf")
@@ -42,7 +46,19 @@ COUNT_UNITS_MAX = 12
 UNAVAILABLE, NOT_SENT = "UNAVAILABLE", "failed to connect to all addresses"
 """What gRPC says of a call that was never sent: there was no connection. It holds nothing."""
 
-_DECISIONS = ("AdjustStock", "MoveStock", "DispatchTransfer")
+FILL_SECONDS = 5.0
+"""How long before its commit a server may hold what it gives to who waits: its claim goes first."""
+
+_DECISIONS = (
+    "AdjustStock",
+    "MoveStock",
+    "DispatchTransfer",
+    "DispatchRequestedTransfer",
+    "SubstituteLine",
+    "DecideShortfall",
+    "ApplyOrderChange",
+)
+_FACTS = ("Sell", "CreateExchange")
 _SHORT = re.compile(r"(\d+) requested, (\d+) available")
 
 
@@ -61,6 +77,8 @@ class Floors:
 
     safety: dict[Position, int] = field(default_factory=dict)
     thresholds: dict[tuple[int, str], int] = field(default_factory=dict)
+    limits: dict[Position, int] = field(default_factory=dict)
+    """How many units orders may wait for."""
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Floors:
@@ -70,6 +88,8 @@ class Floors:
             request = record.request
             if record.kind == "SetStockPolicy":
                 floors.safety[request.location_id, request.sku] = request.safety_stock
+                if request.backorder_limit:
+                    floors.limits[request.location_id, request.sku] = request.backorder_limit
             elif record.kind == "SetChannelThreshold":
                 floors.thresholds[request.channel, request.sku] = request.quantity
         return floors
@@ -92,6 +112,8 @@ class _Builder:
     def __init__(self, floors: Floors, found: Index, ledger: Ledger, calm: Calm, commits: Calm) -> None:
         self.floors, self.found, self.ledger, self.calm, self.commits = floors, found, ledger, calm, commits
         self.positions: dict[Position, History] = defaultdict(History)
+        for position, units in floors.limits.items():
+            self._move(position, Move(0.0, 0.0, units, None, "a backorder limit"))
         self.settled = self._settled()
 
     def build(self, records: Sequence[Record], stale: list[int]) -> dict[Position, History]:
@@ -146,7 +168,9 @@ class _Builder:
                 if claim.transaction == row.transaction and claim.state == "released":
                     self._give(claim, row.commit, call.acknowledged, call)
         elif call.kind == "PlaceOrder":
-            return  # what leaves `available` was held by the reservation: ATP does not change
+            self._placed(call)
+        elif call.kind == "FillBackorders":
+            self._filled(call)
         else:
             self._moved(call, taken)
 
@@ -176,6 +200,9 @@ class _Builder:
         assert call.row is not None
         out: dict[Position, int] = defaultdict(int)
         into: dict[Position, int] = defaultdict(int)
+        for ended in call.ends:
+            if ended.cause == "BACKORDER":
+                into[ended.location_id, ended.sku] += ended.quantity  # as many may be waited for again
         for m in call.movements:
             if m.reason == COVERED:
                 into[m.location_id, m.sku] -= m.quantity  # the gate is told of what is left
@@ -184,7 +211,7 @@ class _Builder:
             if m.to_bucket == "available":
                 into[m.location_id, m.sku] += m.quantity
         for position, units in out.items():
-            need = units if call.kind in _DECISIONS else None
+            need = units if call.kind in _DECISIONS and position not in self.floors.limits else None
             self._move(position, Move(call.begin, taken, -units, need, call))
         for position, units in into.items():
             if not units:
@@ -193,6 +220,26 @@ class _Builder:
             begin = max(call.begin, call.row.commit - CLOCK_SLACK_SECONDS)
             self._move(position, Move(begin, max(begin, end), units, None, call))
             self._lag(position, begin, end, units)
+
+    def _placed(self, call: Call) -> None:
+        """What leaves `available` was held by the reservation: ATP does not change, but for what was lost to possession."""
+        assert call.row is not None
+        for work in call.answer.order.fulfillment_orders:
+            skus = {line.line_number: line.sku for line in work.lines}
+            for number, units in not_there(work, "LOST").items():
+                end = self._given(work.location_id, call.row.transaction, call.row.commit, call.acknowledged)
+                begin = max(call.begin, call.row.commit - CLOCK_SLACK_SECONDS)
+                position = work.location_id, skus[number]
+                self._move(position, Move(begin, max(begin, end), units, None, call))
+                self._lag(position, begin, end, units)
+
+    def _filled(self, call: Call) -> None:
+        """What leaves `available` may be waited for again: in between, less may be shown."""
+        assert call.row is not None
+        for m in call.movements:
+            end = self._given(m.location_id, call.row.transaction, call.row.commit, NEVER)
+            begin = call.row.commit - FILL_SECONDS - CLOCK_SLACK_SECONDS
+            self._lag((m.location_id, m.sku), begin, end, m.quantity)
 
     def _give(self, claim: ClaimRow, commit: float, acknowledged: float, label: Any) -> None:
         begin = commit - CLOCK_SLACK_SECONDS
@@ -214,11 +261,11 @@ class _Builder:
 
     # --------------------------------------------------------------------------------------------------------- holds
     def _hold(self, call: Call, attempt: Record) -> None:
-        wants, seconds = _wants(call, attempt)
+        wants, seconds = _wants(call, attempt, self.found.directory)
         if not wants or (attempt.reason == UNAVAILABLE and NOT_SENT in attempt.detail.get("message", "")):
             return
         is_broken = self.calm.is_broken(attempt.begin, attempt.end)
-        is_alone = len(call.attempts) == 1 and attempt.outcome == OK and not is_broken and call.kind != "Sell"
+        is_alone = len(call.attempts) == 1 and attempt.outcome == OK and not is_broken and call.kind not in _FACTS
         end = attempt.end
         if attempt.outcome == UNKNOWN or is_broken:
             end = self.calm.after(end, seconds + SWEPT_SECONDS_MAX) if end != NEVER else NEVER
@@ -228,7 +275,7 @@ class _Builder:
             history, of = self.positions[position], None
             if is_alone:
                 of = next((n for n, m in enumerate(history.moves) if m.label is call and m.delta < 0), None)
-            if call.kind == "CountStock":
+            if call.kind in ("CountStock", "ApproveCount"):
                 history.holds += [Hold(attempt.begin, end, 1)] * units
             else:
                 history.holds.append(Hold(attempt.begin, end, units, of))
@@ -238,6 +285,8 @@ class _Builder:
         for place in record.answer.locations:
             for item in place.items:
                 position = place.location_id, item.sku
+                if position in self.floors.limits and record.request.channel == types_pb2.CHANNEL_POS:
+                    continue
                 kept = self.floors.kept(record.request.channel, position)
                 read = Read(record.begin, record.end, item.available_to_promise, kept, (0,), record)
                 self.positions[position].reads.append(read)
@@ -251,6 +300,8 @@ class _Builder:
             if match is None:
                 continue
             position = location_id, sku
+            if position in self.floors.limits and record.kind not in ("Reserve", "ChangeReservation"):
+                continue
             kept = self.floors.kept(_channel(record, self.found), position)
             choices = tuple(sorted({0, *freed.get(position, ())}))
             self.positions[position].reads.append(Read(record.begin, record.end, int(match[2]), kept, choices, record))
@@ -277,7 +328,7 @@ def _channel(record: Record, found: Index) -> int:
     return int(types_pb2.CHANNEL_POS)
 
 
-def _wants(call: Call, attempt: Record) -> tuple[dict[Position, int], float]:
+def _wants(call: Call, attempt: Record, directory: Directory) -> tuple[dict[Position, int], float]:
     """What an attempt may hold in the gate, and for how many seconds if nobody gives it back."""
     request, wants = attempt.request, defaultdict[Position, int](int)
     seconds = CLAIM_SECONDS
@@ -299,4 +350,9 @@ def _wants(call: Call, attempt: Record) -> tuple[dict[Position, int], float]:
     elif call.kind == "CountStock":
         for line in request.lines:
             wants[request.location_id, line.sku] = COUNT_UNITS_MAX
+    elif call.kind == "ApproveCount":
+        for sku in request.skus:
+            wants[directory.counts.get(request.count_id, ""), sku] = COUNT_UNITS_MAX
+    else:
+        wants |= directory.wanted(call.kind, request)
     return wants, seconds

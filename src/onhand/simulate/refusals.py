@@ -6,11 +6,19 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from onhand.simulate.facts import CLOCK_SLACK_SECONDS, OTHER, Findings, Ledger, as_told
+from onhand.simulate.accounts import cents
+from onhand.simulate.facts import CLOCK_SLACK_SECONDS, OTHER, Findings, Ledger, MovementRow, as_told
 from onhand.simulate.history import REFUSED, UNKNOWN, Record
 from onhand.simulate.once import Call, Index
+from onhand.v1 import order_pb2
 
 EVIDENCE_CALLS_MAX = 8
+REJECTED = (
+    order_pb2.SHORTFALL_CAUSE_NOT_FOUND,
+    order_pb2.SHORTFALL_CAUSE_DAMAGED,
+    order_pb2.SHORTFALL_CAUSE_CLOSED,
+)
+"""Causes that no stock at that location ends."""
 
 
 def check_refusals(records: Sequence[Record], found: Index, ledger: Ledger, findings: Findings) -> None:
@@ -22,12 +30,36 @@ def check_refusals(records: Sequence[Record], found: Index, ledger: Ledger, find
         "INSUFFICIENT_STOCK": _is_short,
         "RESERVATION_NOT_ACTIVE": lambda record: _was_closed(record, found),
         "RESERVATION_SHORT": lambda record: _any_low(record, levels, _needed(record, found, ledger)),
-        "BUCKET_SHORT": lambda record: _any_low(record, levels, _bucket_taken(record)),
+        "BUCKET_SHORT": lambda record: _any_low(record, levels, _bucket_taken(record, found)),
         # An order's work goes one way: somebody else did it, cancelled it, or an earlier attempt of another call did.
         "ILLEGAL_TRANSITION": lambda record: _others_began(record, about),
         "CANCEL_EXCEEDED": lambda record: _others_began(record, about) or _asks_too_much(record, found),
         "RETURN_EXCEEDED": lambda record: _others_began(record, about) or _asks_too_much(record, found),
-        "TRANSFER_EXCEEDED": lambda record: _others_began(record, about),
+        "TRANSFER_EXCEEDED": lambda record: _others_began(record, about) or _is_not_coming(record, found),
+        "ILLEGAL_STEP": lambda record: _others_began(record, about),
+        "ILLEGAL_RETURN_STEP": lambda record: _others_began(record, about),
+        "ADVANCE_NOTICE_EXCEEDED": lambda record: _others_began(record, about) or _is_not_coming(record, found),
+        "RETURN_AUTHORIZATION_EXCEEDED": lambda record: _others_began(record, about),
+        # Somebody split the work, or took units of it, since its associate looked at it.
+        "FULFILLMENT_LINE_EXCEEDED": lambda record: _others_began(record, about),
+        "LINE_NOT_TO_RAISE": lambda record: _others_began(record, about),
+        "CHANGE_EMPTY": lambda record: _others_began(record, about) or _stays(record, found),
+        "CHANGE_OUTDATED": lambda record: _others_began(record, about),
+        "SHORTFALL_NOT_TO_DECIDE": lambda record: _others_began(record, about) or _came_in(record, found),
+        "SHORTFALL_NOT_TO_WAIT_FOR": lambda record: (
+            found.directory.shorts[record.request.shortfall_id].cause in REJECTED
+        ),
+        # What the servers' own policy chooses from is not judged: that it was they who were to choose is.
+        "RESOURCING_NOT_OFFERED": lambda record: not record.request.location_id,
+        "LOCATION_EXCLUDED": lambda record: _rejected_there(record, found),
+        "PARCEL_NOT_FOUND": lambda record: _others_began(record, about),
+        "PARCEL_NOT_NAMED": lambda record: _others_began(record, about),
+        "COUNT_OUTDATED": lambda record: _was_corrected(record, found, ledger),
+        "EXCHANGE_NOT_CAPTURED": lambda record: _waits_for_gateway(record, ledger),
+        "PAYMENT_DECLINED": lambda record: any(t.payment_method == "pm_declined" for t in record.request.tenders),
+        # Another attempt of the same order is at it.
+        "CHECKOUT_UNDER_WAY": lambda record: any(t.payment_method for t in record.request.tenders),
+        "GIFT_CARD_SHORT": lambda record: _was_spent(record, found),
     }
     for record in records:
         if record.outcome != REFUSED:
@@ -35,7 +67,7 @@ def check_refusals(records: Sequence[Record], found: Index, ledger: Ledger, find
         findings.checked("refusals")
         judge = judges.get(record.reason)
         if judge is None or not judge(record):
-            others = [c.attempts[0].told() for c in about.get(_subject(record), [])[:EVIDENCE_CALLS_MAX]]
+            others = [told for c in about.get(_subject(record.request), [])[:EVIDENCE_CALLS_MAX] for told in c.told()]
             rows = [as_told(c) for c in found.claims_of.get(getattr(record.request, "reservation_id", ""), ())]
             what = f"{record.kind} was refused with {record.reason} ({record.detail}), and nothing justifies it"
             findings.add(OTHER, what, record.told(), *others, *rows)
@@ -100,7 +132,7 @@ def _needed(record: Record, found: Index, ledger: Ledger) -> dict[tuple[str, str
     return needed
 
 
-def _bucket_taken(record: Record) -> dict[tuple[str, str, str], int]:
+def _bucket_taken(record: Record, found: Index) -> dict[tuple[str, str, str], int]:
     request = record.request
     if record.kind == "MoveStock":
         bucket = {1: "available", 3: "damaged", 4: "quarantine"}[request.from_bucket]
@@ -110,13 +142,23 @@ def _bucket_taken(record: Record) -> dict[tuple[str, str, str], int]:
         return {(request.location_id, request.sku, bucket): -request.quantity}
     if record.kind == "DispatchTransfer":
         return {(request.from_location_id, line.sku, "available"): line.quantity for line in request.lines}
-    return {}
+    if record.kind == "ReturnToSupplier":
+        return {(request.location_id, line.sku, "quarantine"): line.quantity for line in request.lines}
+    wanted = found.directory.wanted(record.kind, request)
+    return {(place, sku, "available"): units for (place, sku), units in wanted.items()}
 
 
-def _subject(record: Record) -> str:
+def _subject(request: Any) -> str:
     """The order, work or transfer that a call is about."""
-    request = record.request
-    for name in ("fulfillment_order_id", "transfer_id", "order_id"):
+    for name in (
+        "fulfillment_order_id",
+        "transfer_id",
+        "order_id",
+        "return_authorization_id",
+        "advance_notice_id",
+        "count_id",
+        "shortfall_id",
+    ):
         value: str = getattr(request, name, "")
         if value:
             return value
@@ -125,18 +167,17 @@ def _subject(record: Record) -> str:
 
 def _about(found: Index) -> dict[str, list[Call]]:
     """Calls that may have had their effect on an order, by what they name: also by each work of the order."""
+    order_of = dict(found.directory.orders)
     work_of: dict[str, list[str]] = defaultdict(list)
-    for call in found.calls.values():
-        if call.kind == "PlaceOrder" and call.answer is not None:
-            order = call.answer.order
-            work_of[order.order_id] = [work.fulfillment_order_id for work in order.fulfillment_orders]
-    order_of = {work: order for order, works in work_of.items() for work in works}
+    for thing, order_id in order_of.items():
+        work_of[order_id].append(thing)
     about: dict[str, list[Call]] = defaultdict(list)
     for call in found.calls.values():
         if call.row is None and not any(r.outcome == UNKNOWN for r in call.attempts):
             continue
-        subject = _subject(call.attempts[0])
-        for name in {subject, order_of.get(subject, subject), *work_of.get(subject, ())} - {""}:
+        subject = _subject(call.request)
+        order_id = order_of.get(subject, subject)
+        for name in {subject, order_id, *work_of.get(order_id, ())} - {""}:
             about[name].append(call)
     return about
 
@@ -147,8 +188,88 @@ def _others_began(record: Record, about: Mapping[str, Sequence[Call]]) -> bool:
         call.request_id != record.request_id
         and call.row is not None
         and call.row.commit - CLOCK_SLACK_SECONDS <= record.end
-        for call in about.get(_subject(record), ())
+        for call in about.get(_subject(record.request), ())
     )
+
+
+def _came_in(record: Record, found: Index) -> bool:
+    """Whether units that are short stopped being so by then: what came in covers them, whoever brought it."""
+    short = found.directory.shorts[record.request.shortfall_id]
+    return any(
+        end.sku == short.sku and call.row is not None and call.row.commit - CLOCK_SLACK_SECONDS <= record.end
+        for call in found.calls.values()
+        for end in call.ends
+    )
+
+
+def _is_not_coming(record: Record, found: Index) -> bool:
+    """Whether more came of something than was ever sent or announced, and nobody said that it was seen."""
+    request, units = record.request, defaultdict[str, int](int)
+    for line in (*request.lines, *request.damaged_lines):
+        units[line.sku] += line.quantity
+    coming = found.directory.coming
+    return not request.accepts_more and any(n > coming.get((_subject(request), sku), 0) for sku, n in units.items())
+
+
+def _stays(record: Record, found: Index) -> bool:
+    """Whether work is to go where it is."""
+    move = record.request.change.move
+    return move.location_id in ("", found.directory.places.get(move.fulfillment_order_id))
+
+
+def _rejected_there(record: Record, found: Index) -> bool:
+    """Whether the location that is asked had rejected units of the order by then, or is the one that lacks them."""
+    request, directory = record.request, found.directory
+    if record.kind == "DecideShortfall":
+        place, order_id = request.location_id, directory.orders.get(request.shortfall_id, "")
+        if directory.shorts[request.shortfall_id].location_id == place:
+            return True
+    else:
+        place, order_id = request.change.move.location_id, request.order_id
+    return any(
+        call.kind == "RejectFulfillmentOrder"
+        and call.row is not None
+        and call.row.commit - CLOCK_SLACK_SECONDS <= record.end
+        and directory.orders.get(call.request.fulfillment_order_id) == order_id
+        and place in ("", directory.places.get(call.request.fulfillment_order_id))
+        for call in found.calls.values()
+    )
+
+
+def _was_corrected(record: Record, found: Index, ledger: Ledger) -> bool:
+    """Whether somebody corrected, or looked for, what was counted: nobody can tell what a person's correction was."""
+    place = found.directory.counts.get(record.request.count_id, "")
+    return any(
+        m.location_id == place and m.commit - CLOCK_SLACK_SECONDS <= record.end and not _are_goods(m)
+        for m in ledger.movements
+    )
+
+
+def _are_goods(m: MovementRow) -> bool:
+    return "adjustment" not in (m.from_bucket, m.to_bucket)
+
+
+def _waits_for_gateway(record: Record, ledger: Ledger) -> bool:
+    """Whether a gateway pays for the order: it may not have, then."""
+    return any(t.order_id == record.request.order_id and t.provider == "STRIPE" for t in ledger.tenders)
+
+
+def _was_spent(record: Record, found: Index) -> bool:
+    """Whether a gift card may have had too little: less what every call that names it may have taken by then."""
+    for tender in record.request.tenders:
+        code = tender.gift_card_code
+        if not code:
+            continue
+        left = 0
+        for call in found.calls.values():
+            if call.kind == "IssueGiftCard" and call.request.code == code and call.row is not None:
+                left += cents(call.request.amount)
+            elif call.begin <= record.end and call.row is not None and call.request_id != record.request_id:
+                tenders = getattr(call.request, "tenders", ())
+                left -= sum(cents(t.amount) for t in tenders if t.gift_card_code == code)
+        if left < cents(tender.amount):
+            return True
+    return False
 
 
 def _asks_too_much(record: Record, found: Index) -> bool:
@@ -159,4 +280,5 @@ def _asks_too_much(record: Record, found: Index) -> bool:
             order: Any = call.answer.order
             if order.order_id == record.request.order_id:
                 bought = {line.line_number: line.quantity for line in order.lines}
-    return any(line.quantity > bought.get(line.line_number, 0) for line in record.request.lines)
+    lines = record.request.returned if record.kind == "CreateExchange" else record.request.lines
+    return any(line.quantity > bought.get(line.line_number, 0) for line in lines)

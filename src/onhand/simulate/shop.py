@@ -15,12 +15,16 @@ from google.type import money_pb2
 from onhand.simulate.attempts import Caller
 from onhand.simulate.calls import GaveUp
 from onhand.simulate.history import OK, History
-from onhand.v1 import catalog_pb2, inventory_pb2, types_pb2
+from onhand.v1 import catalog_pb2, inventory_pb2, payment_pb2, types_pb2
 
 CURRENCY = "USD"
 STORES, HOT, COLD = 3, 3, 24
-HOT_STOCK, COLD_STOCK = 12, 40
+HOT_STOCK, COLD_STOCK = 8, 40
 """Units of a sku at each location at the start."""
+CARDS, CARD_CENTS = 3, 20_000
+"""Gift cards, and what is on each at the start: little enough for some to be spent."""
+WEBHOOK_SECRET = "whsec_trial"
+"""Signs what a gateway posts."""
 CONNECT_SECONDS_MAX = 30.0
 SET_UP_ATTEMPTS_MAX = 5
 
@@ -40,6 +44,12 @@ class Shop:
     cents: dict[str, int]
     safety: dict[Position, int]
     thresholds: dict[tuple[int, str], int]
+    limits: dict[Position, int]
+    """How many units orders may wait for."""
+    hold_seconds: dict[str, int]
+    """How long pickups wait for their customer, where that is not three days."""
+    cards: tuple[str, ...]
+    """Codes of gift cards, with which everybody pays."""
 
     @property
     def locations(self) -> tuple[str, ...]:
@@ -73,6 +83,9 @@ def plan_shop(run_id: str, seed: int) -> Shop:
         cents={sku: chance.randrange(100, 2_000) for sku in (*hot, *cold)},
         safety={(stores[0], hot[1]): 2, (stores[1], cold[0]): 5},
         thresholds={(types_pb2.CHANNEL_APP, hot[2]): 1},
+        limits={(stores[1], hot[0]): 6, (f"{run_id}-warehouse", hot[1]): 10},
+        hold_seconds={stores[2]: 4},
+        cards=tuple(f"TRIAL-{run_id}-{n}-{chance.getrandbits(64):016X}".upper() for n in range(CARDS)),
     )
 
 
@@ -127,6 +140,7 @@ def _steps(shop: Shop) -> list[list[tuple[str, str, Any]]]:
                     name=place,
                     offers_pickup=True,
                     offers_shipping=True,
+                    pickup_hold_seconds=shop.hold_seconds.get(place, 0),
                 ),
             ),
         )
@@ -173,10 +187,14 @@ def _steps(shop: Shop) -> list[list[tuple[str, str, Any]]]:
             "inventory",
             "SetStockPolicy",
             inventory_pb2.SetStockPolicyRequest(
-                request_id=name(f"safety.{place}.{sku}"), location_id=place, sku=sku, safety_stock=units
+                request_id=name(f"safety.{place}.{sku}"),
+                location_id=place,
+                sku=sku,
+                safety_stock=shop.safety.get((place, sku), 0),
+                backorder_limit=shop.limits.get((place, sku), 0),
             ),
         )
-        for (place, sku), units in shop.safety.items()
+        for place, sku in sorted({*shop.safety, *shop.limits})
     ]
     kept += [
         (
@@ -191,7 +209,15 @@ def _steps(shop: Shop) -> list[list[tuple[str, str, Any]]]:
         )
         for (channel, sku), units in shop.thresholds.items()
     ]
-    return [places + products, [("inventory", "SetLocationGroup", group), *prices, *stock], kept]
+    cards: list[tuple[str, str, Any]] = [
+        (
+            "payments",
+            "IssueGiftCard",
+            payment_pb2.IssueGiftCardRequest(request_id=name(f"card.{n}"), code=code, amount=money(CARD_CENTS)),
+        )
+        for n, code in enumerate(shop.cards)
+    ]
+    return [places + products + cards, [("inventory", "SetLocationGroup", group), *prices, *stock], kept]
 
 
 def _basket(skus: Sequence[str], quantity: int) -> list[types_pb2.BasketLine]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from onhand.simulate.attempts import Caller, Result
+from onhand.simulate.order_effects import held
 from onhand.simulate.shop import Shop, money
-from onhand.v1 import inventory_pb2, order_pb2, types_pb2
+from onhand.v1 import inventory_pb2, order_pb2, returns_pb2, types_pb2
 
 HOT_SHARE = 0.7
 """Of the lines that are wanted, those of a hot sku."""
 LOOK_SHARE = 0.6
 """Of those who changed something, those who look at once what is shown."""
+GIFT_CARD_SHARE = 0.15
+"""Of those who pay, those who pay a part with a gift card."""
+GATEWAY_SHARE = 0.4
+"""Of those who pay the rest of an online order, those whose card a gateway charges."""
 POOL_MAX = 200
 """Orders and transfers that a process remembers to go on with."""
 
@@ -32,14 +37,26 @@ class Sold(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A fulfillment order that an associate can go on with, and the code that its customer has."""
+    """A fulfillment order that an associate can go on with, as it was answered last, and the code that its customer has."""
 
-    work_id: str
-    order_id: str
-    is_pickup: bool
+    answer: order_pb2.FulfillmentOrder
     code: str
-    state: str
-    lines: tuple[tuple[int, int], ...]
+
+    @property
+    def id(self) -> str:
+        """Its fulfillment_order_id."""
+        return self.answer.fulfillment_order_id
+
+    @property
+    def is_pickup(self) -> bool:
+        """Whether its customer fetches it."""
+        return self.answer.kind == order_pb2.FULFILLMENT_KIND_PICKUP
+
+    @property
+    def lines(self) -> list[tuple[int, str, int]]:
+        """(line_number, sku, units) that it has to bring, or brought."""
+        units = held(self.answer)
+        return [(n.line_number, n.sku, units[n.line_number]) for n in self.answer.lines if n.line_number in units]
 
 
 @dataclass
@@ -54,6 +71,11 @@ class Town:
     work: list[Work] = field(default_factory=list)
     sold: list[Sold] = field(default_factory=list)
     transfers: list[str] = field(default_factory=list)
+    shorts: list[order_pb2.Shortfall] = field(default_factory=list)
+    orders: list[str] = field(default_factory=list)
+    asked: list[inventory_pb2.Transfer] = field(default_factory=list)
+    parcels: list[returns_pb2.ReturnAuthorization] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -99,10 +121,40 @@ class Town:
             skus[sku] = self.chance.randint(1, quantity_max)
         return [types_pb2.BasketLine(sku=sku, quantity=n) for sku, n in skus.items()]
 
-    def tenders(self, units: Sequence[tuple[str, int]]) -> list[order_pb2.Tender]:
-        """The catalog's price of what is bought."""
-        total = sum(self.shop.cents[sku] * n for sku, n in units)
-        return [order_pb2.Tender(kind=order_pb2.TENDER_KIND_CARD, amount=money(total))]
+    def tenders(
+        self, units: Sequence[tuple[str, int]], less: int = 0, *, is_online: bool = False
+    ) -> list[order_pb2.Tender]:
+        """The catalog's price of what is bought; a part of it by a gift card that others pay with, too.
+
+        Where `is_online`, a gateway may be asked to charge the card: at once, or as goods leave.
+        """
+        total = max(0, sum(self.shop.cents[sku] * n for sku, n in units) - less)
+        found = []
+        if total > 1 and self.chance.random() < GIFT_CARD_SHARE:
+            part = self.chance.randint(1, total)
+            card = order_pb2.Tender(kind=order_pb2.TENDER_KIND_GIFT_CARD, amount=money(part))
+            card.gift_card_code = self.chance.choice(self.shop.cards)
+            found.append(card)
+            total -= part
+        if total:
+            kind = self.chance.choice((order_pb2.TENDER_KIND_CARD, order_pb2.TENDER_KIND_CASH))
+            found.append(order_pb2.Tender(kind=kind, amount=money(total)))
+            if is_online and self.chance.random() < GATEWAY_SHARE:
+                found[-1].kind = order_pb2.TENDER_KIND_CARD
+                found[-1].payment_method = "pm_declined" if self.chance.random() < 0.08 else "pm_card"
+                found[-1].capture_at = self.chance.choice((order_pb2.CAPTURE_AT_ONCE, order_pb2.CAPTURE_AT_FULFILLMENT))
+        return found
+
+    def keep_work(self, order: order_pb2.Order, codes: Iterable[order_pb2.PickupCode] = ()) -> None:
+        """Remembers the work for a new order."""
+        known = {code.fulfillment_order_id: code.pickup_code for code in codes}
+        for work in order.fulfillment_orders:
+            self.keep(self.work, Work(work, known.get(work.fulfillment_order_id, "")))
+        self.keep(self.orders, order.order_id)
+
+    def keep_sold(self, order: order_pb2.Order) -> None:
+        """Remembers what a customer left with."""
+        self.keep(self.sold, Sold(order.order_id, tuple((n.line_number, n.quantity) for n in order.lines)))
 
 
 async def look(town: Town, changed: Result, places: Sequence[str], skus: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from onhand.simulate.processes import run_processes
 from onhand.simulate.shop import Shop
 from onhand.simulate.town import Town
 
-PEOPLE_PER_SECOND = 26.0
+PEOPLE_PER_SECOND = 34.0
 """Journeys that begin each second, over all client processes; one makes about three calls."""
 PEOPLE_AT_ONCE_MAX = 90
 """Journeys that a client process has under way; one more than these is not begun."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from onhand.postgres import Database
 from onhand.redis import GateConnections, Unreachable
 from onhand.reservations.gate import LIBRARY, Gate
 from onhand.reservations.reconcile import Difference, compare
-from onhand.simulate.facts import LEAKED, Findings, Ledger
+from onhand.simulate.facts import LEAKED, Findings, GatewayRow, Ledger
 from onhand.simulate.history import OK, read_history
 from onhand.simulate.judge import judge, outcomes
 from onhand.trials.ledger_rows import read_ledger
@@ -20,7 +21,12 @@ LOCATIONS = "SELECT location_id FROM locations WHERE deleted_time IS NULL ORDER 
 
 
 def audit(
-    *, histories: Sequence[Path], postgres_dsn: str, redis_url: str, faults: Sequence[Mapping[str, Any]]
+    *,
+    histories: Sequence[Path],
+    postgres_dsn: str,
+    redis_url: str,
+    faults: Sequence[Mapping[str, Any]],
+    gateway: Sequence[GatewayRow] = (),
 ) -> dict[str, Any]:
     """What the clients were told, against what is there: the counters of findings, with their evidence. Changes nothing.
 
@@ -28,6 +34,7 @@ def audit(
     """
     records = read_history(histories)
     ledger, differences = asyncio.run(_read(postgres_dsn, redis_url))
+    ledger = dataclasses.replace(ledger, gateway=gateway)
     of_ledger = [fault for fault in faults if "postgres" in fault["kind"]]
     findings, looked = judge(records, ledger, _times(faults), _times(of_ledger))
     _check_gate(differences, findings)

@@ -9,11 +9,14 @@ from typing import Any
 from onhand.postgres import Connection
 from onhand.simulate.facts import (
     ClaimRow,
+    EndRow,
     Ledger,
     LevelRow,
+    MoneyRow,
     MovementRow,
     OrderRow,
     RequestRow,
+    TenderRow,
 )
 
 # A row's xmin is the transaction that wrote it last. That of a request is the one that had its effect: `pg_xact_commit_timestamp`
@@ -37,9 +40,26 @@ SELECT order_id::text, line_number, sku, quantity, fulfilled_quantity, cancelled
 LEVELS = """
 SELECT location_id, sku, available, allocated, damaged, quarantine, coalesce((to_jsonb(l) ->> 'short')::int8, 0) AS short
   FROM stock_levels l ORDER BY location_id, sku"""
+# Ends of shortfalls are append-only, too.
+ENDS = """
+SELECT s.location_id, s.sku, s.fulfillment_order_id::text, f.order_id::text, s.line_number, s.cause, e.quantity, e.reason,
+       e.xmin::text::int8
+  FROM shortfall_ends e JOIN shortfalls s USING (shortfall_id) JOIN fulfillment_orders f USING (fulfillment_order_id)
+ ORDER BY s.shortfall_id, e.end_number"""
+WAITING = """
+SELECT location_id, sku, sum(quantity)::int8 AS units FROM shortfalls WHERE cause = 'BACKORDER' GROUP BY 1, 2"""
+MONEY = """
+SELECT order_id::text, line_number, total_minor, refunded_minor, coalesce(substitutes_line, 0) FROM order_lines ORDER BY 1, 2"""
+TENDERS = """
+SELECT order_id::text, tender_number, provider, amount_minor, authorized_minor, captured_minor, voided_minor, refunded_minor,
+       given_back_minor, coalesce((SELECT sum(p.amount_minor) FROM payment_operations p
+            WHERE p.order_id = t.order_id AND p.tender_number = t.tender_number AND p.reason_code = 'EXCHANGE'), 0)::int8,
+       coalesce(gift_card_id::text, '')
+  FROM tenders t ORDER BY 1, 2"""
+BALANCES = "SELECT gift_card_id::text, balance_minor FROM gift_cards"
 RETURNS = "SELECT return_id::text FROM returns"
 TRANSFERS = "SELECT transfer_id::text FROM transfers"
-SHIPMENTS = "SELECT count(*) FROM shipments"
+SHIPMENTS = "SELECT count(*) FROM shipments WHERE shipped_time IS NOT NULL"  # a parcel that is packed is none yet
 DELTAS = """
 SELECT location_id, number, xmin::text::int8 AS transaction FROM gate_deltas ORDER BY location_id, number"""
 
@@ -90,4 +110,9 @@ async def read_ledger(connection: Connection) -> Ledger:
         transfers=[r[0] for r in await connection.fetch(TRANSFERS)],
         shipments=await connection.fetchval(SHIPMENTS),
         deltas=deltas,
+        ends=[EndRow(*r) for r in await connection.fetch(ENDS)],
+        waiting={(r["location_id"], r["sku"]): r["units"] for r in await connection.fetch(WAITING)},
+        money=[MoneyRow(*r) for r in await connection.fetch(MONEY)],
+        tenders=[TenderRow(*r) for r in await connection.fetch(TENDERS)],
+        balances={r[0]: r[1] for r in await connection.fetch(BALANCES)},
     )

@@ -230,7 +230,7 @@ class ProxyThread:
 
     def __exit__(self, *_: object) -> None:
         for proxy in self._proxies:
-            self._run(proxy.stop())
+            self.run(proxy.stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CONTROL_SECONDS_MAX)
         self._loop.close()
@@ -239,7 +239,7 @@ class ProxyThread:
         """A new proxy to a port of 127.0.0.1, and the port that it listens on."""
         proxy = Proxy("127.0.0.1", port)
         self._proxies.append(proxy)
-        return proxy, self._run(proxy.start())
+        return proxy, self.run(proxy.start())
 
     def set(self, proxy: Proxy, mode: Mode, *, delay_seconds: float = 0.0) -> int:
         """Changes what a proxy does. Returns how many open connections are concerned."""
@@ -247,7 +247,8 @@ class ProxyThread:
         async def change() -> int:
             return proxy.set(mode, delay_seconds=delay_seconds)
 
-        return self._run(change())
+        return self.run(change())
 
-    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """What this comes to on the proxies' loop, where others may serve too."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(CONTROL_SECONDS_MAX)

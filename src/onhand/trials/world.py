@@ -2,6 +2,7 @@
 
     clients -> proxy -> server n -> proxy -> PostgreSQL
                                  -> proxy -> Valkey or Redis
+                                 -> proxy -> a local Stripe
 
 Every server has proxies of its own, so that one of them can lose a part that the others still reach.
 """
@@ -37,8 +38,10 @@ from onhand.dev.valkey import EmbeddedValkey
 from onhand.ledger.migrate import migrate
 from onhand.serve import reserve_port
 from onhand.settings import Unusable
+from onhand.simulate.shop import WEBHOOK_SECRET
 from onhand.trials.guard import Guard, end
 from onhand.trials.proxy import Mode, Proxy, ProxyThread
+from onhand.trials.stripe import API_KEY, open_stripe
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +126,8 @@ class World:
         self.gate.start()
         self.guard.watch(self.gate.pid)
         self._proxies = self._ended.enter_context(ProxyThread())
+        self.stripe, stripe = self._proxies.run(open_stripe())
+        self._ended.callback(stripe.close)
         self._ended.callback(self._stop_servers)
         for number in range(self._count):
             server = self._make_server(number)
@@ -139,11 +144,17 @@ class World:
             ("clients", held.getsockname()[1]),
             ("ledger", urlsplit(self.postgres_dsn).port or 0),
             ("gate", self.gate.port),
+            ("payments", urlsplit(self.stripe.url).port or 0),
         ):
             links[link], ports[link] = self._proxies.add(port)
         environment = os.environ | {
             "ONHAND_POSTGRES_DSN": _with_port(self.postgres_dsn, ports["ledger"]),
             "ONHAND_REDIS_URL": _with_port(self.gate.url, ports["gate"]),
+            "ONHAND_STRIPE_KEY": API_KEY,
+            "ONHAND_STRIPE_URL": _with_port(self.stripe.url, ports["payments"]),
+            "ONHAND_STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+            # The way with most to do: sourcing is asked first, and what nobody brings is cancelled.
+            "ONHAND_LOST_STOCK_POLICY": "resource,void",
             "ONHAND_PORT_IS_SHARED": "1",
             "ONHAND_PARENT_PID": str(os.getpid()),
         }

@@ -1,15 +1,20 @@
-"""A local server that answers as Stripe does: it knows idempotency keys, checks the shape of requests, and can misbehave."""
+"""A local server that answers as Stripe does: it knows idempotency keys, checks the shape of requests, and can misbehave.
+
+In a trial it stands behind a proxy of each server, which makes its answers late, or loses them: then it has acted all the same.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
+
+from onhand.simulate.facts import GatewayRow
 
 API_KEY = "sk_test_local"
 
@@ -37,6 +42,23 @@ class StripeServer:
     """What a request lacked; Stripe itself would have refused it."""
     _answers: dict[str, tuple[dict[str, str], int, dict[str, Any]]] = field(default_factory=dict)
 
+    def books(self) -> list[GatewayRow]:
+        """What it did for each tender."""
+        refunded: dict[str, int] = defaultdict(int)
+        for refund in self.refunds.values():
+            refunded[refund["payment_intent"]] += refund["amount"]
+        return [
+            GatewayRow(
+                intent["metadata"]["order_id"],
+                int(intent["metadata"]["tender_number"]),
+                intent["amount"],
+                intent["amount_received"],
+                refunded[id],
+                intent["amount_capturable"],
+            )
+            for id, intent in self.intents.items()
+        ]
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         try:
@@ -60,7 +82,7 @@ class StripeServer:
                 )
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
+            pass  # whoever asked is gone: what was done is done
         finally:
             writer.close()
 
@@ -184,13 +206,19 @@ def _metadata(fields: dict[str, str]) -> dict[str, str]:
     return {k[9:-1]: v for k, v in fields.items() if k.startswith("metadata[")}
 
 
-@asynccontextmanager
-async def stripe_server() -> AsyncIterator[StripeServer]:
-    """Serves on a free port."""
+async def open_stripe() -> tuple[StripeServer, asyncio.Server]:
+    """Serves on a free port of 127.0.0.1."""
     stripe = StripeServer()
     server = await asyncio.start_server(stripe.serve, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()[:2]
     stripe.url = f"http://{host}:{port}"
+    return stripe, server
+
+
+@asynccontextmanager
+async def stripe_server() -> AsyncIterator[StripeServer]:
+    """As `open_stripe`; at the end every request had the shape that Stripe wants."""
+    stripe, server = await open_stripe()
     async with server:
         yield stripe
     assert stripe.wrong == []
