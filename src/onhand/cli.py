@@ -519,6 +519,9 @@ def replay(
     seed: Seed = 1,
     target: Annotated[str, typer.Option(help="host:port of the server.")] = "127.0.0.1:50051",
     run_id: Annotated[str | None, typer.Option(help="Goes on with an interrupted run of this id.")] = None,
+    rate: Annotated[
+        list[str] | None, typer.Option(help="How many of 20 go another way, as no_shows=3. May be repeated.")
+    ] = None,
     postgres: Dsn = None,
     redis: Url = None,
     data: Data = DATA,
@@ -530,7 +533,12 @@ def replay(
     from onhand.progress import progress_bars
     from onhand.simulate.calls import GaveUp
     from onhand.simulate.processes import ProcessFailed
+    from onhand.simulate.rates import parse_rates
 
+    try:
+        rates = parse_rates(rate or ())
+    except ValueError as error:
+        _fail(str(error))
     is_known = bool(postgres or redis) or _is_dev_server(target, data)
     if is_known:  # rather now than after the last basket
         _addresses(postgres, redis, data)
@@ -544,6 +552,7 @@ def replay(
                 processes=processes,
                 seed=seed,
                 run_id=run_id,
+                rates=rates,
                 addresses=(lambda: _addresses(postgres, redis, data)) if is_known else None,
                 progress=partial(show, bar),
             )

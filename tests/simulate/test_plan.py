@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onhand.simulate.plan import Basket, Kind, Line, draw, plan, positions
+from onhand.simulate.plan import After, Basket, Kind, Line, Play, Twist, draw, plan, positions
+from onhand.simulate.rates import Rates, parse_rates
 
 GOODS = Line("101", "02000000001016", 1, 129, False)
 FUEL = Line("102", "02000000001023", 37_854, 2_500, True)
@@ -25,13 +28,35 @@ def test_of_every_20_baskets_13_are_sold_4_picked_up_2_shipped_and_1_abandoned()
         assert kinds == {Kind.SALE: 13, Kind.PICKUP: 4, Kind.SHIPMENT: 2, Kind.ABANDONED: 1}
 
 
-def test_of_every_20_baskets_that_can_be_completed_one_is_returned() -> None:
-    plays = plan(_baskets(*[(GOODS,)] * 400), seed=7)
+def test_of_every_20_of_a_kind_as_many_go_another_way_as_the_rates_say() -> None:
+    rates = Rates(rejected_pickups=6, no_shows=1, returns=2)
+    plays = plan(_baskets(*[(GOODS,)] * 400), seed=7, rates=rates)
 
-    completable = [play for play in plays if play.kind is not Kind.ABANDONED]
-    assert len(completable) == 380
-    for start in range(0, 380, 20):
-        assert sum(play.is_returned for play in completable[start : start + 20]) == 1
+    def blocks(*kinds: Kind) -> Iterator[list[Play]]:
+        of_kind = [play for play in plays if play.kind in kinds]
+        yield from (of_kind[start : start + 20] for start in range(0, len(of_kind) - 19, 20))
+
+    for block in blocks(Kind.PICKUP):
+        twists = Counter(play.twist for play in block)
+        assert twists == {
+            Twist.NONE: 4, Twist.REJECTED: 6, Twist.NO_SHOW: 1, Twist.SUBSTITUTED: 3, Twist.BACKORDERED: 5,
+            Twist.PARTLY_TAKEN: 1,
+        }  # fmt: skip
+        assert sum(bool(play.backorder_limits) for play in block) == 5
+    for block in blocks(Kind.SHIPMENT):
+        assert Counter(play.twist for play in block) == {Twist.NONE: 15, Twist.REJECTED: 4, Twist.UNDELIVERED: 1}
+    for block in blocks(Kind.SALE):
+        assert (sum(play.is_refilled for play in block), sum(play.has_blind_return for play in block)) == (1, 1)
+    for block in blocks(Kind.SALE, Kind.PICKUP, Kind.SHIPMENT):
+        assert Counter(play.after for play in block) == {After.NOTHING: 17, After.RETURNED: 2, After.EXCHANGED: 1}
+        assert sum(play.has_gift_card for play in block) == 2
+
+
+def test_rates_are_set_by_name_and_more_than_20_of_20_are_refused() -> None:
+    assert parse_rates(["no_shows=3", "returns=0"]) == Rates(no_shows=3, returns=0)
+    for settings in (["no_show=3"], ["no_shows"], ["no_shows=-1"], ["pickups=18"], ["backorders=11"]):
+        with pytest.raises(ValueError, match=r"NAME=N|at most"):
+            parse_rates(settings)
 
 
 def test_the_same_seed_plans_the_same_and_another_seed_otherwise() -> None:
@@ -52,7 +77,7 @@ def test_fuel_is_sold_at_the_till_only_and_nobody_brings_it_back(lines: list[tup
             assert play.lines
             assert not any(line.is_fuel for line in play.lines)
         assert play.fuel_lines_left_out == len(play.basket.lines) - len(play.lines)
-        if play.is_returned:
+        if play.after is not After.NOTHING or play.is_refilled or play.has_blind_return:
             assert any(not line.is_fuel for line in play.lines)
 
 

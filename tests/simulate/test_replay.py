@@ -15,14 +15,18 @@ import asyncpg
 import pytest
 
 from load_shop import OPENING, SKUS, STORES, Servers, baskets, fail_or_wait, kill_itself
+from onhand.simulate.amounts import money, tenders_of
 from onhand.simulate.audit import Findings, audit, snapshot
+from onhand.simulate.books import Books, audit_books
 from onhand.simulate.buyers import run_buyers
 from onhand.simulate.calls import Client, GaveUp
-from onhand.simulate.plan import Kind, plan
+from onhand.simulate.plan import Kind, Twist, plan
 from onhand.simulate.processes import ProcessFailed, run_processes
 from onhand.simulate.replay import run_replay
+from onhand.v1 import order_pb2, payment_pb2
 
 SEED = 7
+NONE = ("violations", "money_violations", "oversold_units", "unknown")
 
 
 def _ledger(servers: Servers, query: str) -> list[Any]:
@@ -40,37 +44,50 @@ def test_every_basket_of_a_replay_has_an_outcome_and_the_ledger_agrees(servers: 
     seen: list[int] = []
 
     report = run_replay(
-        baskets(60), target=servers.target, processes=2, seed=SEED, progress=lambda done, total: seen.append(done)
+        baskets(100), target=servers.target, processes=2, seed=SEED, progress=lambda done, total: seen.append(done)
     )
 
     assert report["evidence"] == []
-    assert (report["violations"], report["oversold_units"], report["unknown"]) == (0, 0, 0)
-    kinds = Counter(play.kind for play in plan(baskets(60), SEED))
-    assert report["planned"] == {kind.value: kinds[kind] for kind in Kind} | {"returns": report["planned"]["returns"]}
+    assert [report[name] for name in NONE] == [0] * len(NONE)
+    plays = plan(baskets(100), SEED)
+    kinds, twists = Counter(play.kind for play in plays), Counter(play.twist for play in plays)
+    assert {kind: report["planned"][kind.value] for kind in Kind} == kinds
     # There is plenty of everything: nothing is refused.
-    assert (report["orders_placed"], report["orders_refused"], report["abandoned"]) == (57, 0, 3)
-    assert (report["sales"], report["pickups"], report["shipments"]) == (39, 12, 6)
-    assert report["returns"] == report["planned"]["returns"]
+    assert (report["orders_placed"], report["orders_refused"], report["abandoned"]) == (95, 0, 5)
+    assert report["sales"] == 65
+    assert report["no_shows"] == twists[Twist.NO_SHOW] == report["orders_cancelled"]
+    assert report["substitutions"] == twists[Twist.SUBSTITUTED]
+    assert report["rejected_lines"] >= twists[Twist.REJECTED]
+    assert report["resourced"] > 0
+    # What nobody fetched does not come back.
+    assert 0 < report["returns"] <= report["planned"]["returns"]
+    assert 0 < report["exchanges"] <= report["planned"]["exchanges"]
+    assert report["blind_returns"] > 0
+    assert report["transfers"] > 0
+    assert report["captured"]["minor"] > report["refunded"]["minor"] > 0
+    assert report["money"]["gift_cards"]["came_back"]["minor"] >= 0
     assert report["audit"]["positions_followed"] > 0
     assert report["audit"]["repeats_compared"] > 0
-    assert seen[-1] == 60
-    [orders] = _ledger(servers, "SELECT count(*) FILTER (WHERE state = 'COMPLETED') AS done, count(*) FROM orders")
-    assert tuple(orders) == (57, 57)
-    [units] = _ledger(servers, "SELECT sum(fulfilled_quantity) FROM order_lines WHERE sku <> 'FUEL'")
-    assert units[0] == report["units"]
+    assert seen[-1] == 100
+    [states] = _ledger(servers, "SELECT array_agg(DISTINCT state ORDER BY state) FROM orders")
+    assert states[0] == ["CANCELLED", "COMPLETED"]
+    [units] = _ledger(servers, "SELECT sum(captured_minor), sum(refunded_minor) FROM tenders")
+    assert tuple(units) == (report["captured"]["minor"], report["refunded"]["minor"])
     assert _ledger(servers, "SELECT FROM stock_levels WHERE allocated <> 0") == []
 
 
 def test_a_shortage_refuses_orders_and_never_sales_nor_oversells(servers: Servers) -> None:
-    report = run_replay(baskets(60, units=OPENING // 2), target=servers.target, processes=2, seed=SEED)
+    report = run_replay(baskets(100, units=OPENING // 2), target=servers.target, processes=2, seed=SEED)
 
     assert report["evidence"] == []
-    assert (report["violations"], report["oversold_units"], report["unknown"]) == (0, 0, 0)
-    assert report["sales"] == 39
+    assert [report[name] for name in NONE] == [0] * len(NONE)
+    assert report["sales"] == 65
     assert report["orders_refused"] > 0
-    assert report["refused_by_reason"].keys() <= {"INSUFFICIENT_STOCK", "RESERVATION_SHORT"}
+    assert report["refused_by_reason"].keys() <= {"INSUFFICIENT_STOCK", "RESERVATION_SHORT", "NOTHING_TO_ORDER"}
     accounted = report["orders_placed"] + report["orders_refused"] + report["abandoned"]
-    assert accounted == report["baskets"] == 60
+    assert accounted == report["baskets"] == 100
+    # Who accepts to wait gets all that was not there, once it comes.
+    assert report["backorders_filled"] == report["besides"]["backordered"] > 0
 
 
 def test_a_second_run_with_the_same_seed_is_a_new_one_and_one_with_its_run_id_does_nothing_twice(
@@ -78,14 +95,18 @@ def test_a_second_run_with_the_same_seed_is_a_new_one_and_one_with_its_run_id_do
 ) -> None:
     first = run_replay(baskets(20), target=servers.target, processes=1, seed=SEED)
     again = run_replay(baskets(20), target=servers.target, processes=1, seed=SEED, run_id=first["run_id"])
-    assert _ledger(servers, "SELECT count(*) FROM orders")[0][0] == first["orders_placed"] == again["orders_placed"]
+    orders = first["orders_placed"] + first["exchanges"]
+    assert (
+        _ledger(servers, "SELECT count(*) FROM orders")[0][0] == orders == again["orders_placed"] + again["exchanges"]
+    )
+    assert (again["evidence"], *(again[name] for name in NONE)) == ([], 0, 0, 0, 0)
 
     second = run_replay(baskets(20), target=servers.target, processes=1, seed=SEED)
 
     assert second["run_id"] != first["run_id"]
-    assert _ledger(servers, "SELECT count(*) FROM orders")[0][0] == 2 * first["orders_placed"]
-    counts = ("orders_placed", "sales", "pickups", "shipments", "abandoned", "returns", "lines", "units", "planned")
-    assert [second[name] for name in counts] == [first[name] for name in counts]
+    assert _ledger(servers, "SELECT count(*) FROM orders")[0][0] == 2 * orders
+    counts = ("orders_placed", "sales", "pickups", "shipments", "abandoned", "returns", "exchanges", "planned")
+    assert [second[name] for name in counts] == [again[name] for name in counts] == [first[name] for name in counts]
 
 
 def test_a_replay_outlives_servers_that_are_killed_and_started_again(servers: Servers) -> None:
@@ -104,31 +125,58 @@ def test_a_replay_outlives_servers_that_are_killed_and_started_again(servers: Se
 
     assert len(killed) == 2
     assert report["evidence"] == []
-    assert (report["violations"], report["oversold_units"], report["unknown"]) == (0, 0, 0)
+    assert [report[name] for name in NONE] == [0] * len(NONE)
     assert report["call_retries"]
-    assert _ledger(servers, "SELECT count(*) FROM orders")[0][0] == report["orders_placed"]
+    orders = report["orders_placed"] + report["exchanges"]
+    assert _ledger(servers, "SELECT count(*) FROM orders")[0][0] == orders
 
 
-def test_the_auditor_sees_a_unit_that_vanished_without_a_movement(servers: Servers) -> None:
-    position = (STORES[0], SKUS[0])
+def test_the_auditor_sees_units_and_money_that_are_not_as_they_were_told(servers: Servers) -> None:
+    position, books = (STORES[0], SKUS[0]), Books()
 
-    async def look() -> Findings:
+    async def look() -> tuple[Findings, str, str]:
         findings = Findings()
         client = Client(servers.target, channels=1)
         try:
             await client.connect(60)
-            before = await snapshot(client, [position])
+            before, stubs = await snapshot(client, [position]), client.stubs()
+            line = order_pb2.SaleLine(sku=SKUS[1], quantity=3, total=money(300))
+            tenders = tenders_of(300)
+            sale = order_pb2.SellRequest(
+                request_id="a-sale-to-audit", location_id=STORES[0], lines=[line], currency_code="USD", tenders=tenders
+            )
+            order_id = (await client.call(stubs.orders.Sell, sale)).order.order_id
+            card = payment_pb2.IssueGiftCardRequest(
+                request_id="a-card-to-audit", code="A1B2C3D4E5F6", amount=money(500)
+            )
+            card_id = (await client.call(stubs.payments.IssueGiftCard, card)).gift_card.gift_card_id
+            books.paid(order_id, tenders)
+            books.cards[card_id] = 500
+            await audit_books(client, books, findings, is_all_known=True)
+            assert findings.evidence == []
             connection = await asyncpg.connect(servers.postgres_dsn)
             await connection.execute("UPDATE stock_levels SET available = available - 1 WHERE sku = $1", SKUS[0])
+            await connection.execute("UPDATE order_lines SET refunded_minor = 7 WHERE order_id = $1", order_id)
             await connection.close()
+            books.orders[order_id].paid = [(order_pb2.TENDER_KIND_CARD, 299)]
+            books.cards[card_id] = 501
             await audit(client, before, findings, is_all_known=True)
+            await audit_books(client, books, findings, is_all_known=True)
         finally:
             await client.close()
-        return findings
+        return findings, order_id, card_id
 
-    findings = asyncio.run(look())
+    findings, order_id, card_id = asyncio.run(look())
 
-    assert findings.evidence == [f"{SKUS[0]} at {STORES[0]}: available was {OPENING}, moved 0, is {OPENING - 1}"]
+    assert findings.evidence == [
+        f"{SKUS[0]} at {STORES[0]}: available was {OPENING}, moved 0, is {OPENING - 1}",
+        f"order {order_id}: line 1 of 300 cents gave back 7, its units are worth 0",
+        f"order {order_id}: 0 cents were refunded, 7 were given back",
+        f"order {order_id}: 300 cents are kept, the goods that the customer has cost 293",
+        f"order {order_id}: 300 cents were captured, the answers say 299",
+        f"gift card {card_id}: 500 cents on it, but 501 were put on it and payments changed that by 0",
+    ]
+    assert (findings.violations, findings.money_violations) == (1, 5)
 
 
 def test_of_a_crowd_as_many_win_as_there_are_units(servers: Servers) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import NamedTuple, TypeVar
 
 from onhand.simulate.calls import Client
@@ -27,34 +28,86 @@ _BUCKETS = {
 }
 
 
+class Flow(Enum):
+    """What the answers say of units of a position, and the movements have to say too."""
+
+    LEFT = "left with customers"
+    CAME_BACK = "came back from customers"
+    RECEIVED = "came from suppliers"
+    SENT = "were sent to other locations"
+    ARRIVED = "arrived from other locations"
+    REJECTED = "were rejected"
+    SET_ASIDE = "nobody fetched"
+    PUT_AWAY = "were put away"
+    TAKEN_OVER = "were taken over"
+    SUBSTITUTED = "were given as substitutes"
+
+
+def flow_of(movement: inventory_pb2.StockMovement) -> Flow | None:
+    """What a movement is; None where no answer speaks of it: what is found, promised, short, or covered."""
+    if (
+        movement.from_bucket == inventory_pb2.BUCKET_IN_TRANSIT
+        and movement.to_bucket == inventory_pb2.BUCKET_ADJUSTMENT
+    ):
+        return None  # lost on its way: it was never here
+    of_bucket = {
+        (True, inventory_pb2.BUCKET_CUSTOMER): Flow.LEFT,
+        (False, inventory_pb2.BUCKET_CUSTOMER): Flow.CAME_BACK,
+        (False, inventory_pb2.BUCKET_SUPPLIER): Flow.RECEIVED,
+        (True, inventory_pb2.BUCKET_IN_TRANSIT): Flow.SENT,
+        (False, inventory_pb2.BUCKET_IN_TRANSIT): Flow.ARRIVED,
+    }
+    for is_to, bucket in ((True, movement.to_bucket), (False, movement.from_bucket)):
+        if (flow := of_bucket.get((is_to, bucket))) is not None:
+            return flow
+    if movement.reason_code.startswith("REJECTED_"):
+        return Flow.REJECTED
+    return {
+        "NO_SHOW": Flow.SET_ASIDE,
+        "PUT_AWAY": Flow.PUT_AWAY,
+        "ORDER_RESOURCED": Flow.TAKEN_OVER,
+        "SUBSTITUTE": Flow.SUBSTITUTED,
+    }.get(movement.reason_code)
+
+
 @dataclass
 class Findings:
-    """What one process saw: violations with their evidence, and what left and came back at the followed positions."""
+    """What one process saw: violations with their evidence, and what happened to units of the followed positions."""
 
     checks: int = 0
     violations: int = 0
+    money_violations: int = 0
     oversold_units: int = 0
     evidence: list[str] = field(default_factory=list)
-    left: dict[Position, int] = field(default_factory=dict)
-    came_back: dict[Position, int] = field(default_factory=dict)
+    moved: dict[tuple[Position, Flow], int] = field(default_factory=dict)
 
     def check(self, is_right: bool, evidence: str) -> None:
         """Counts a check, and a violation with what it was, if it is one."""
+        self.violations += self._is_wrong(is_right, evidence)
+
+    def check_money(self, is_right: bool, evidence: str) -> None:
+        """As `check`, of money."""
+        self.money_violations += self._is_wrong(is_right, evidence)
+
+    def _is_wrong(self, is_right: bool, evidence: str) -> bool:
         self.checks += 1
-        if not is_right:
-            self.violations += 1
-            if len(self.evidence) < EVIDENCE_MAX:
-                self.evidence.append(evidence)
+        if not is_right and len(self.evidence) < EVIDENCE_MAX:
+            self.evidence.append(evidence)
+        return not is_right
+
+    def move(self, position: Position, flow: Flow, units: int) -> None:
+        """An answer says that units of a position went this way."""
+        self.moved[position, flow] = self.moved.get((position, flow), 0) + units
 
     def merge(self, other: Findings) -> None:
         """Adds what another process saw."""
         self.checks += other.checks
         self.violations += other.violations
+        self.money_violations += other.money_violations
         self.oversold_units += other.oversold_units
         self.evidence = (self.evidence + other.evidence)[:EVIDENCE_MAX]
-        for mine, theirs in ((self.left, other.left), (self.came_back, other.came_back)):
-            for position, units in theirs.items():
-                mine[position] = mine.get(position, 0) + units
+        for (position, flow), units in other.moved.items():
+            self.move(position, flow, units)
 
 
 class Snapshot(NamedTuple):
@@ -111,14 +164,15 @@ async def audit(client: Client, before: dict[Position, Snapshot], findings: Find
         offered = now.available + max(0, now.backorder_limit - now.backordered_quantity)
         findings.check(now.reserved <= offered, f"{place}: {now.reserved} are reserved, {offered} may be promised")
         findings.oversold_units += max(0, now.reserved - offered)
-        if is_all_known:
-            customer = inventory_pb2.BUCKET_CUSTOMER
-            for name, sums, moved in (
-                ("left", findings.left, sum(each.quantity for each in movements if each.to_bucket == customer)),
-                ("came back", findings.came_back, sum(e.quantity for e in movements if e.from_bucket == customer)),
-            ):
-                answered = sums.get(position, 0)
-                findings.check(answered == moved, f"{place}: answers say {answered} {name}, the movements say {moved}")
+        if not is_all_known:
+            return
+        went = dict.fromkeys(Flow, 0)
+        for each in movements:
+            if (flow := flow_of(each)) is not None:
+                went[flow] += each.quantity
+        for flow, units in went.items():
+            told = findings.moved.get((position, flow), 0)
+            findings.check(told == units, f"{place}: the answers say that {told} {flow.value}, the movements {units}")
 
     await _bounded(examine, list(before))
 

@@ -1,7 +1,7 @@
 """What becomes of each basket of a replay: decided before it begins, from the seed alone.
 
-Of every 20 baskets in time order exactly 13 are sold at the till, 4 are reserved and picked up, 2 are shipped, 1 is reserved and
-abandoned; of every 20 of those that can be completed one is returned. Which of the 20 it is, and every smaller choice on a
+Of every 20 baskets in time order exactly as many as its rates say are sold at the till, picked up, shipped, abandoned; and so with
+what goes another way than planned, and with what happens afterwards. Which of the 20 it is, and every smaller choice on a
 basket's way, follows from seed and basket: the same seed plans the same replay, with any number of processes.
 """
 
@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-BLOCK = 20
+from onhand.simulate.rates import BLOCK, Rates
+
+SPARES_MAX = 12
+"""Other items of its store that a basket may be offered instead of its own."""
+
+Value = TypeVar("Value")
 
 
 class Kind(Enum):
@@ -25,7 +31,24 @@ class Kind(Enum):
     ABANDONED = "abandoned"
 
 
-SHARES = {Kind.SALE: 13, Kind.PICKUP: 4, Kind.SHIPMENT: 2, Kind.ABANDONED: 1}
+class Twist(Enum):
+    """What goes otherwise on the way of an order."""
+
+    NONE = "none"
+    REJECTED = "rejected"
+    NO_SHOW = "no_show"
+    SUBSTITUTED = "substituted"
+    BACKORDERED = "backordered"
+    PARTLY_TAKEN = "partly_taken"
+    UNDELIVERED = "undelivered"
+
+
+class After(Enum):
+    """What happens once the customer has the goods."""
+
+    NOTHING = "nothing"
+    RETURNED = "returned"
+    EXCHANGED = "exchanged"
 
 
 class Line(NamedTuple):
@@ -52,13 +75,26 @@ class Play(NamedTuple):
 
     basket: Basket
     kind: Kind
-    is_returned: bool
+    twist: Twist = Twist.NONE
+    after: After = After.NOTHING
+    has_gift_card: bool = False
+    is_refilled: bool = False
+    has_blind_return: bool = False
+    spares: tuple[str, ...] = ()
+    """Other items that its store sells."""
+    backorder_limits: tuple[tuple[str, int], ...] = ()
+    """(sku, units that may be promised without being there), the same for all baskets at a position."""
 
     @property
     def lines(self) -> tuple[Line, ...]:
         """What is bought: fuel is pumped, so it is sold at the till only."""
         if self.kind is Kind.SALE:
             return self.basket.lines
+        return self.goods
+
+    @property
+    def goods(self) -> tuple[Line, ...]:
+        """What can be carried, sent and brought back."""
         return tuple(line for line in self.basket.lines if not line.is_fuel)
 
     @property
@@ -67,34 +103,64 @@ class Play(NamedTuple):
         return len(self.basket.lines) - len(self.lines)
 
 
-def plan(baskets: Sequence[Basket], seed: int) -> list[Play]:
+def plan(baskets: Sequence[Basket], seed: int, rates: Rates | None = None) -> list[Play]:
     """Decides for all baskets, which are in time order."""
+    rates = rates or Rates()
     kinds: list[Kind] = []
     for start in range(0, len(baskets), BLOCK):
-        kinds += _deal(baskets[start : start + BLOCK], random.Random(f"{seed} kinds {start}"))
-    completable = [
-        index
-        for index, (basket, kind) in enumerate(zip(baskets, kinds, strict=True))
-        if kind is not Kind.ABANDONED and not _is_fuel_only(basket)
-    ]
-    returned: set[int] = set()
-    for start in range(0, len(completable), BLOCK):
-        # The last block may be short; then it has a return as often as it has its place.
-        place = random.Random(f"{seed} returns {start}").randrange(BLOCK)
-        returned.update(completable[start + place : start + place + 1])
-    return [
-        Play(basket, kind, index in returned) for index, (basket, kind) in enumerate(zip(baskets, kinds, strict=True))
-    ]
+        kinds += _deal_kinds(baskets[start : start + BLOCK], rates, random.Random(f"{seed} kinds {start}"))
+    plays = [Play(basket, kind) for basket, kind in zip(baskets, kinds, strict=True)]
+
+    def deal(name: str, who: Iterable[int], shares: Mapping[Value, int]) -> list[tuple[int, Value]]:
+        return list(_deal(list(who), shares, f"{seed} {name}"))
+
+    of = {kind: [index for index, play in enumerate(plays) if play.kind is kind] for kind in Kind}
+    kept = [index for index, play in enumerate(plays) if play.kind is not Kind.ABANDONED]
+    goods = [index for index in kept if plays[index].goods]
+    of_pickups = {
+        Twist.REJECTED: rates.rejected_pickups,
+        Twist.NO_SHOW: rates.no_shows,
+        Twist.SUBSTITUTED: rates.substitutions,
+        Twist.BACKORDERED: rates.backorders,
+        Twist.PARTLY_TAKEN: rates.partly_taken,
+    }
+    of_shipments = {Twist.REJECTED: rates.rejected_shipments, Twist.UNDELIVERED: rates.undelivered}
+    for index, twist in deal("pickups", of[Kind.PICKUP], of_pickups) + deal(
+        "shipments", of[Kind.SHIPMENT], of_shipments
+    ):
+        plays[index] = plays[index]._replace(twist=twist)
+    for index, after in deal("after", goods, {After.RETURNED: rates.returns, After.EXCHANGED: rates.exchanges}):
+        plays[index] = plays[index]._replace(after=after)
+    for index, _ in deal("gift cards", kept, {True: rates.gift_cards}):
+        plays[index] = plays[index]._replace(has_gift_card=True)
+    of_goods = [index for index in of[Kind.SALE] if plays[index].goods]
+    for index, _ in deal("refills", of_goods, {True: rates.refills}):
+        plays[index] = plays[index]._replace(is_refilled=True)
+    for index, _ in deal("blind returns", of_goods, {True: rates.blind_returns}):
+        plays[index] = plays[index]._replace(has_blind_return=True)
+    return _with_limits(_with_spares(plays, seed))
 
 
 def draw(seed: int, basket_id: str, what: str, choices: int) -> int:
-    """A number from 0 to choices - 1 that is always the same for the same seed, basket and purpose."""
-    digest = hashlib.blake2b(f"{seed}/{basket_id}/{what}".encode(), digest_size=8).digest()
+    """A choice on a basket's way, 0 to `choices` less one: the same in every process, whatever else happens."""
+    digest = hashlib.blake2b(f"{seed} {basket_id} {what}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) % choices
 
 
-def _deal(block: Sequence[Basket], chance: random.Random) -> list[Kind]:
-    cards = [kind for kind, share in SHARES.items() for _ in range(share)]
+def _deal(who: Sequence[int], shares: Mapping[Value, int], name: str) -> Iterable[tuple[int, Value]]:
+    """To every 20 exactly their shares, in an order of chance; the last block may be short, and has what fits."""
+    for start in range(0, len(who), BLOCK):
+        cards: list[Value | None] = [value for value, share in shares.items() for _ in range(share)]
+        cards += [None] * (BLOCK - len(cards))
+        random.Random(f"{name} {start}").shuffle(cards)
+        for index, card in zip(who[start : start + BLOCK], cards, strict=False):
+            if card is not None:
+                yield index, card
+
+
+def _deal_kinds(block: Sequence[Basket], rates: Rates, chance: random.Random) -> list[Kind]:
+    shares = {Kind.PICKUP: rates.pickups, Kind.SHIPMENT: rates.shipments, Kind.ABANDONED: rates.abandoned}
+    cards = [Kind.SALE] * (BLOCK - sum(shares.values())) + [k for k, share in shares.items() for _ in range(share)]
     chance.shuffle(cards)
     kinds = cards[: len(block)]
     # A basket of nothing but fuel can only be a sale: it changes places with a sale of goods.
@@ -117,9 +183,55 @@ def _is_fuel_only(basket: Basket) -> bool:
     return all(line.is_fuel for line in basket.lines)
 
 
+def _with_spares(plays: list[Play], seed: int) -> list[Play]:
+    """Who is offered something else gets items that were sold at the same store, for money, in other baskets."""
+    sold: dict[str, set[str]] = {}
+    for play in plays:
+        sold.setdefault(play.basket.location_id, set()).update(e.sku for e in play.goods if e.paid_minor)
+
+    def chosen(play: Play) -> tuple[str, ...]:
+        others = sold[play.basket.location_id] - {line.sku for line in play.basket.lines}
+        return tuple(
+            sorted(others, key=lambda sku: (draw(seed, play.basket.basket_id, f"spare {sku}", 1 << 62), sku))[
+                :SPARES_MAX
+            ]
+        )
+
+    return [
+        play._replace(spares=chosen(play)) if play.twist is Twist.SUBSTITUTED or play.after is After.EXCHANGED else play
+        for play in plays
+    ]
+
+
+def _with_limits(plays: list[Play]) -> list[Play]:
+    """A store permits as many units without stock as all baskets together want that accept to wait."""
+    wanted: Counter[tuple[str, str]] = Counter()
+    for play in plays:
+        if play.twist is Twist.BACKORDERED:
+            for line in play.lines:
+                wanted[play.basket.location_id, line.sku] += line.quantity
+    return [
+        play._replace(
+            backorder_limits=tuple((line.sku, wanted[play.basket.location_id, line.sku]) for line in play.lines)
+        )
+        if play.twist is Twist.BACKORDERED
+        else play
+        for play in plays
+    ]
+
+
 def positions(plays: Iterable[Play], seed: int, count: int) -> list[tuple[str, str]]:
-    """Up to `count` stock positions that online baskets ask for: those that the auditor follows."""
-    wanted = {
-        (play.basket.location_id, line.sku) for play in plays if play.kind is not Kind.SALE for line in play.lines
-    }
-    return sorted(wanted, key=lambda position: draw(seed, "/".join(position), "audited", 1 << 62))[:count]
+    """Up to `count` stock positions that the auditor follows: half of them where something goes otherwise than planned."""
+    online: set[tuple[str, str]] = set()
+    twisted: set[tuple[str, str]] = set()
+    for play in plays:
+        if play.kind is Kind.SALE and not (play.is_refilled or play.has_blind_return):
+            continue
+        is_plain = play.twist is Twist.NONE and play.kind is not Kind.SALE
+        (online if is_plain else twisted).update((play.basket.location_id, line.sku) for line in play.goods)
+
+    def first(some: Iterable[tuple[str, str]], most: int) -> list[tuple[str, str]]:
+        return sorted(some, key=lambda position: draw(seed, "/".join(position), "audited", 1 << 62))[:most]
+
+    followed = first(twisted, count // 2)
+    return followed + first((online | twisted) - set(followed), count - len(followed))

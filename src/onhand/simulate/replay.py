@@ -6,16 +6,21 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from google.type import latlng_pb2
+
 from onhand.simulate import audit, plan
-from onhand.simulate.audit import Findings, Position, Snapshot
-from onhand.simulate.calls import CallRecord, Client, GaveUp, Refused, latencies
+from onhand.simulate.audit import Position, Snapshot
+from onhand.simulate.books import audit_books
+from onhand.simulate.calls import Client, GaveUp, Refused
 from onhand.simulate.journeys import Journey
-from onhand.simulate.plan import Basket, Kind, Play
+from onhand.simulate.plan import Basket, Play
 from onhand.simulate.processes import run_processes
-from onhand.simulate.steps import Outcome, Tally, World
+from onhand.simulate.rates import Rates
+from onhand.simulate.report import Result, Run, check_sums, report_of, together
+from onhand.simulate.steps import Outcome, World
 from onhand.v1 import inventory_pb2
 
 AT_ONCE = 16
@@ -35,21 +40,6 @@ LOCATIONS_PAGE = 500
 
 Progress = Callable[[int, int], None]
 
-VARIES = (
-    "Which of two baskets that want the last unit at the same moment gets it is a race. It moves baskets between "
-    "orders_placed and orders_refused, shipments between store and warehouse, and with them lines, units and returns. "
-    "What was planned for each basket, and how many there are of each kind, follows from the seed alone."
-)
-
-
-@dataclass
-class Result:
-    """What one client process did and saw."""
-
-    tally: Tally = field(default_factory=Tally)
-    findings: Findings = field(default_factory=Findings)
-    calls: CallRecord = field(default_factory=CallRecord)
-
 
 @dataclass(frozen=True)
 class Assignment:
@@ -58,10 +48,11 @@ class Assignment:
     target: str
     plays: Sequence[Play]
     followed: frozenset[Position]
-    stores: tuple[str, ...]
+    stores: dict[str, latlng_pb2.LatLng | None]
     warehouses: tuple[str, ...]
     seed: int
     run_id: str
+    is_continued: bool
 
 
 def run_replay(
@@ -71,6 +62,7 @@ def run_replay(
     processes: int,
     seed: int,
     run_id: str | None = None,
+    rates: Rates | None = None,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Plays the baskets, which are in time order, and returns the report. Raises GaveUp where no server answers.
@@ -80,8 +72,8 @@ def run_replay(
     """
     if not 1 <= processes <= PROCESSES_MAX:
         raise ValueError(f"processes must be 1 to {PROCESSES_MAX}")
-    run_id = run_id or secrets.token_hex(6)
-    plays = plan.plan(baskets, seed)
+    is_continued, run_id, rates = run_id is not None, run_id or secrets.token_hex(6), rates or Rates()
+    plays = plan.plan(baskets, seed, rates)
     followed = plan.positions(plays, seed, FOLLOWED_POSITIONS_MAX)
     stores, warehouses, before = asyncio.run(_look_around(target, followed))
     done = 0
@@ -91,25 +83,17 @@ def run_replay(
         done += more
         progress(done, len(plays))
 
+    run = Run(plays, rates, seed, run_id, processes, is_continued, len(followed))
+    common = frozenset(followed), stores, warehouses, seed, run_id, is_continued
     started = time.monotonic()
     # Every process has baskets of all stores: they meet at the same shelves.
-    results = run_processes(
-        play_all,
-        [
-            (Assignment(target, plays[n::processes], frozenset(followed), stores, warehouses, seed, run_id),)
-            for n in range(processes)
-        ],
-        count,
-    )
+    assigned = [(Assignment(target, plays[n::processes], *common),) for n in range(processes)]
+    whole = together(run_processes(play_all, assigned, count))
     seconds = time.monotonic() - started
-    whole = Result()
-    for result in results:
-        for name, number in result.tally.counts.items():
-            whole.tally.add(name, number)
-        whole.findings.merge(result.findings)
-        whole.calls.merge(result.calls)
-    asyncio.run(_look_back(target, before, whole))
-    return _report(plays, whole, seconds=seconds, seed=seed, run_id=run_id, processes=processes, followed=len(followed))
+    is_all_known = not (is_continued or whole.tally.counts.get("unknown"))
+    check_sums(whole, is_all_known=is_all_known)
+    asyncio.run(_look_back(target, before, whole, is_all_known=is_all_known))
+    return report_of(run, whole, seconds)
 
 
 def play_all(report: Callable[[int], None], assignment: Assignment) -> Result:
@@ -126,10 +110,12 @@ async def _play_all(report: Callable[[int], None], assignment: Assignment) -> Re
         findings=result.findings,
         tally=result.tally,
         followed=assignment.followed,
+        books=result.books,
         stores=assignment.stores,
         warehouses=assignment.warehouses,
         seed=assignment.seed,
         run_id=assignment.run_id,
+        is_continued=assignment.is_continued,
     )
     room = asyncio.Semaphore(AT_ONCE)
     finished = 0
@@ -157,6 +143,11 @@ async def _play_all(report: Callable[[int], None], assignment: Assignment) -> Re
                 tasks.create_task(one(play))
         report(len(assignment.plays) % REPORT_EVERY)
         await _see_them_expire(world)
+        is_all_known = not (world.is_continued or world.tally.counts.get("unknown"))
+        try:
+            await audit_books(client, world.books, world.findings, is_all_known=is_all_known)
+        except (GaveUp, Refused) as error:
+            world.findings.check_money(False, f"the payments could not be read: {error}")
     finally:
         await client.close()
     return result
@@ -208,14 +199,14 @@ async def _see_them_expire(world: World) -> None:
 
 async def _look_around(
     target: str, followed: Sequence[Position]
-) -> tuple[tuple[str, ...], tuple[str, ...], dict[Position, Snapshot]]:
-    """The stores, the warehouses, and the followed positions as they are before the first basket."""
+) -> tuple[dict[str, latlng_pb2.LatLng | None], tuple[str, ...], dict[Position, Snapshot]]:
+    """The stores and where they are, the warehouses, and the followed positions as they are before the first basket."""
     client = Client(target, channels=1)
     try:
         await client.connect(CONNECT_SECONDS_MAX)
         stores = await _locations(client, inventory_pb2.LOCATION_KIND_STORE)
         warehouses = await _locations(client, inventory_pb2.LOCATION_KIND_WAREHOUSE)
-        return stores, warehouses, await audit.snapshot(client, followed)
+        return stores, tuple(warehouses), await audit.snapshot(client, followed)
     except Refused as refused:
         raise GaveUp(
             f"the server does not know what these baskets are of ({refused}); "
@@ -225,22 +216,22 @@ async def _look_around(
         await client.close()
 
 
-async def _locations(client: Client, kind: inventory_pb2.LocationKind.ValueType) -> tuple[str, ...]:
-    found: list[str] = []
+async def _locations(client: Client, kind: inventory_pb2.LocationKind.ValueType) -> dict[str, latlng_pb2.LatLng | None]:
+    found: dict[str, latlng_pb2.LatLng | None] = {}
     token = ""
     while True:
         page = await client.call(
             client.stubs().inventory.ListLocations,
             inventory_pb2.ListLocationsRequest(kind=kind, page_size=LOCATIONS_PAGE, page_token=token),
         )
-        found += (location.location_id for location in page.locations)
+        for location in page.locations:
+            found[location.location_id] = location.position if location.HasField("position") else None
         token = page.next_page_token
         if not token:
-            return tuple(sorted(found))
+            return dict(sorted(found.items()))
 
 
-async def _look_back(target: str, before: dict[Position, Snapshot], whole: Result) -> None:
-    is_all_known = not whole.tally.counts.get("unknown")
+async def _look_back(target: str, before: dict[Position, Snapshot], whole: Result, *, is_all_known: bool) -> None:
     client = Client(target, channels=1)
     try:
         await client.connect(CONNECT_SECONDS_MAX)
@@ -249,56 +240,3 @@ async def _look_back(target: str, before: dict[Position, Snapshot], whole: Resul
         whole.findings.check(False, f"the followed positions could not be read: {error}")
     finally:
         await client.close()
-
-
-def _report(
-    plays: Sequence[Play], whole: Result, *, seconds: float, seed: int, run_id: str, processes: int, followed: int
-) -> dict[str, Any]:
-    counts, findings = whole.tally.counts, whole.findings
-    placed = counts.get("completed", 0) + counts.get("cancelled", 0)
-    unknown = counts.get("unknown", 0) + counts.get("not_played", 0)
-    told = placed + counts.get("refused", 0) + counts.get("abandoned", 0) + unknown
-    findings.check(told == len(plays), f"{len(plays)} baskets were played, of {told} it is known what became of them")
-    return {
-        "baskets": len(plays),
-        "orders_placed": placed,
-        "orders_refused": counts.get("refused", 0),
-        "orders_cancelled": counts.get("cancelled", 0),
-        "abandoned": counts.get("abandoned", 0),
-        "unknown": unknown,
-        "sales": counts.get(f"completed {Kind.SALE.value}", 0),
-        "pickups": counts.get(f"completed {Kind.PICKUP.value}", 0),
-        "shipments": counts.get(f"completed {Kind.SHIPMENT.value}", 0),
-        "shipped_from_store": counts.get("shipped_from_store", 0),
-        "shipped_from_warehouse": counts.get("shipped_from_warehouse", 0),
-        "returns": counts.get("returns", 0),
-        "lines": counts.get("lines", 0),
-        "units": counts.get("units", 0),
-        "fuel_milliliters": counts.get("fuel_milliliters", 0),
-        "returned_units": counts.get("returned_units", 0),
-        "oversold_units": findings.oversold_units,
-        "violations": findings.violations,
-        "evidence": findings.evidence,
-        "seconds": round(seconds, 3),
-        "orders_per_second": round(placed / seconds, 1) if seconds else 0.0,
-        "planned": {kind.value: sum(play.kind is kind for play in plays) for kind in Kind}
-        | {"returns": sum(play.is_returned for play in plays)},
-        "refused_by_reason": {name[7:]: n for name, n in sorted(counts.items()) if name.startswith("reason ")},
-        "lines_left_out": {
-            "fuel_online": counts.get("lines_left_out_fuel_online", 0),
-            "unpriced_online": counts.get("lines_left_out_unpriced", 0),
-        },
-        "audit": {
-            "answers_checked": findings.checks,
-            "repeats_compared": counts.get("repeats", 0),
-            "expiries_seen": counts.get("expiries_seen", 0),
-            "positions_followed": followed,
-        },
-        "calls": latencies(whole.calls),
-        "call_refusals": dict(sorted(whole.calls.refusals.items())),
-        "call_retries": dict(sorted(whole.calls.retries.items())),
-        "seed": seed,
-        "run_id": run_id,
-        "processes": processes,
-        "varies": VARIES,
-    }

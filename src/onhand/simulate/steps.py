@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import Message
-from google.type import money_pb2
+from google.type import latlng_pb2
 
-from onhand.simulate.audit import Findings, Position
+from onhand.simulate.amounts import CURRENCY, minor_of, money, tenders_of
+from onhand.simulate.audit import Findings, Flow, Position
+from onhand.simulate.books import Books
 from onhand.simulate.calls import Client, Refused, Request, Response, Rpc, Stubs
 from onhand.simulate.plan import Line, Play, draw
-from onhand.v1 import cart_pb2, catalog_pb2, inventory_pb2, order_pb2, types_pb2
+from onhand.v1 import cart_pb2, catalog_pb2, inventory_pb2, order_pb2, payment_pb2, types_pb2
 
-CURRENCY = "USD"
 RESERVATION_SECONDS = 900
 """How long a basket that will be ordered is held."""
 ABANDONED_SECONDS = 2
 """How long a basket that will be left to expire is held."""
 REPEATED_ONE_IN = 20
 """Of how many mutations one is sent twice, to compare the answers."""
-WRONG_CODE_ONE_IN = 20
-"""Of how many hand-overs one begins with a wrong pickup code."""
-
-WRONG_CODE = "WRONG-CODE"
-
-# What can be refused after an order was placed when goods in a customer's hand went first.
-_BROKEN_PROMISES = ("ILLEGAL_TRANSITION", "BUCKET_SHORT")
-
 Answer = TypeVar("Answer", bound=Message)
 
 
@@ -62,10 +56,14 @@ class World(NamedTuple):
     findings: Findings
     tally: Tally
     followed: frozenset[Position]
-    stores: Sequence[str]
+    books: Books
+    stores: Mapping[str, latlng_pb2.LatLng | None]
+    """Where each is, as far as anybody knows."""
     warehouses: Sequence[str]
     seed: int
     run_id: str
+    is_continued: bool
+    """Whether an interrupted run goes on: what it did already is found, not done again."""
 
 
 class Steps:
@@ -98,12 +96,27 @@ class Steps:
     async def change(self, rpc: Rpc[Request, Answer], request: Request) -> Answer:
         """A mutation; one in twenty is sent a second time, and must be answered the same."""
         answer = await self.world.client.call(rpc, request)
-        step = str(getattr(request, "request_id", ""))
-        if self.draw(f"repeat {step.rpartition('.')[2]}", REPEATED_ONE_IN) == 0:
+        # Of a step's name what follows a hyphen is of this run only.
+        step = str(getattr(request, "request_id", "")).rpartition(".")[2].partition("-")[0]
+        if self.draw(f"repeat {step}", REPEATED_ONE_IN) == 0:
             again = await self.world.client.call(rpc, request)
             self.world.tally.add("repeats")
             self.check(again == answer, f"the repeat of {type(request).__name__} was answered otherwise")
         return answer
+
+    async def attempt(self, rpc: Rpc[Request, Answer], request: Request, fair: Collection[str]) -> Answer | str:
+        """A mutation that a race may refuse for one of these reasons: then that. Raises Refused for any other."""
+        try:
+            return await self.change(rpc, request)
+        except Refused as refused:
+            if refused.reason not in fair:
+                raise
+            return refused.reason
+
+    def moved(self, location_id: str, sku: str, flow: Flow, units: int) -> None:
+        """Takes note of what an answer says of units of a position that the auditor follows."""
+        if units and (location_id, sku) in self.world.followed:
+            self.world.findings.move((location_id, sku), flow, units)
 
     # ------------------------------------------------------------------------------------------------------- steps
     async def browse(self) -> None:
@@ -149,85 +162,105 @@ class Steps:
             cart = dropped.cart
         return cart
 
-    async def priced_lines(self) -> tuple[list[types_pb2.BasketLine], int]:
+    async def prices(self, skus: Iterable[str]) -> dict[str, catalog_pb2.Price]:
+        """The prices of those that have one."""
         answer = await self.read(
             self.stubs.catalog.BatchGetPrices,
-            catalog_pb2.BatchGetPricesRequest(skus=[line.sku for line in self.play.lines], currency_code=CURRENCY),
+            catalog_pb2.BatchGetPricesRequest(skus=list(skus), currency_code=CURRENCY),
         )
-        prices = {price.sku: price for price in answer.prices}
-        self.world.tally.add("lines_left_out_unpriced", len(self.play.lines) - len(prices))
-        lines, total = [], 0
-        for line in self.play.lines:
-            if (price := prices.get(line.sku)) is not None:
-                lines.append(basket_line(line.sku, line.quantity))
-                # Half a cent rounds up, once a line.
-                doubled = 2 * minor_of(price.amount) * line.quantity
-                total += (doubled + price.price_quantity) // (2 * price.price_quantity)
-        return lines, total
+        return {price.sku: price for price in answer.prices}
 
     async def reserve(
-        self, places: Sequence[str], lines: Sequence[types_pb2.BasketLine], ttl_seconds: int
+        self, baskets: Sequence[inventory_pb2.LocationBasket], ttl_seconds: int, step: str = "reserve"
     ) -> inventory_pb2.Reservation | str:
-        """A reservation at the first place that has it all, or the reason of the last refusal."""
-        reason = ""
-        for place in places:
-            try:
-                answer = await self.change(
-                    self.stubs.inventory.Reserve,
-                    inventory_pb2.ReserveRequest(
-                        request_id=self.request_id(f"reserve-{place}"),
-                        channel=self.channel,
-                        baskets=[inventory_pb2.LocationBasket(location_id=place, lines=lines)],
-                        ttl_seconds=ttl_seconds,
-                        customer_id=self.play.basket.customer_id,
-                    ),
-                )
-            except Refused as refused:
-                reason = refused.reason
-                self.check(reason == "INSUFFICIENT_STOCK", f"a reservation was refused: {refused}")
-                continue
-            held = answer.reservation
-            self.check(held.state == inventory_pb2.RESERVATION_STATE_ACTIVE, "a new reservation is not ACTIVE")
-            is_right = len(held.baskets) == 1 and held.baskets[0].location_id == place
-            self.check(
-                is_right and sums_of(held.baskets[0].lines) == sums_of(lines), "a reservation holds something else"
-            )
-            return held
-        return reason
+        """A reservation of all the baskets, or the reason why there is none."""
+        answer = await self.attempt(
+            self.stubs.inventory.Reserve,
+            inventory_pb2.ReserveRequest(
+                request_id=self.request_id(step),
+                channel=self.channel,
+                baskets=baskets,
+                ttl_seconds=ttl_seconds,
+                customer_id=self.play.basket.customer_id,
+            ),
+            ("INSUFFICIENT_STOCK",),
+        )
+        if isinstance(answer, str):
+            return answer
+        held = answer.reservation
+        self.check(held.state == inventory_pb2.RESERVATION_STATE_ACTIVE, "a new reservation is not ACTIVE")
+        is_right = {b.location_id: sums_of(b.lines) for b in held.baskets} == {
+            b.location_id: sums_of(b.lines) for b in baskets
+        }
+        self.check(is_right, "a reservation holds something else")
+        return held
+
+    async def tenders(self, minor: int, kind: order_pb2.TenderKind.ValueType | None = None) -> list[order_pb2.Tender]:
+        """How so many cents are paid: of some a half, or all, with a gift card that was given to the customer."""
+        if not minor or not self.play.has_gift_card:
+            return tenders_of(minor, kind)
+        is_enough = self.draw("gift card", 2) == 0
+        on_it = minor + 500 if is_enough else (minor + 1) // 2
+        step = f"giftcard-{on_it}"
+        code = self.card_code(step)
+        issued = await self.change(
+            self.stubs.payments.IssueGiftCard,
+            payment_pb2.IssueGiftCardRequest(
+                request_id=self.request_id(step),
+                code=code,
+                amount=money(on_it),
+                reference_document=f"replay/{self.play.basket.basket_id}",
+            ),
+        )
+        self.world.books.cards[issued.gift_card.gift_card_id] = on_it
+        spent = min(minor, on_it)
+        card = order_pb2.Tender(kind=order_pb2.TENDER_KIND_GIFT_CARD, amount=money(spent), gift_card_code=code)
+        return [card, *tenders_of(minor - spent, kind)]
+
+    def card_code(self, step: str) -> str:
+        """The code of a gift card: of this run, the same whenever the step is tried again."""
+        return hashlib.sha256(self.request_id(step).encode()).hexdigest()[:24]
 
     async def place(
-        self, held: inventory_pb2.Reservation, kind: order_pb2.FulfillmentKind.ValueType, total: int, cart_id: str = ""
+        self,
+        held: inventory_pb2.Reservation,
+        kind: order_pb2.FulfillmentKind.ValueType,
+        total: int,
+        tenders: Sequence[order_pb2.Tender],
+        cart_id: str = "",
+        *,
+        accepts_backorder: bool = False,
     ) -> order_pb2.PlaceOrderResponse | str:
+        """The order of a reservation, or the reason why there is none."""
         is_shipped = kind == order_pb2.FULFILLMENT_KIND_SHIP
-        try:
-            placed = await self.change(
-                self.stubs.orders.PlaceOrder,
-                order_pb2.PlaceOrderRequest(
-                    request_id=self.request_id("place"),
-                    reservation_id=held.reservation_id,
-                    cart_id=cart_id,
-                    customer_id=self.play.basket.customer_id,
-                    fulfillments=[
-                        order_pb2.FulfillmentChoice(location_id=basket.location_id, kind=kind)
-                        for basket in held.baskets
-                    ],
-                    ship_to=self._address() if is_shipped else None,
-                    currency_code=CURRENCY,
-                    expected_total=money(total),
-                    tenders=tenders_of(total),
-                ),
-            )
-        except Refused as refused:
-            # The goods may have gone to a customer who held them, or the server was away for longer than the reservation.
-            is_fair = refused.reason in ("RESERVATION_SHORT", "RESERVATION_NOT_ACTIVE")
-            self.check(is_fair, f"a reserved basket was refused: {refused}")
-            if refused.reason == "RESERVATION_SHORT":
+        # The goods may have gone to a customer who held them, or the server was away for longer than the reservation.
+        placed = await self.attempt(
+            self.stubs.orders.PlaceOrder,
+            order_pb2.PlaceOrderRequest(
+                request_id=self.request_id("place"),
+                reservation_id=held.reservation_id,
+                cart_id=cart_id,
+                customer_id=self.play.basket.customer_id,
+                fulfillments=[
+                    order_pb2.FulfillmentChoice(location_id=basket.location_id, kind=kind) for basket in held.baskets
+                ],
+                ship_to=self.address() if is_shipped else None,
+                currency_code=CURRENCY,
+                expected_total=money(total),
+                tenders=tenders,
+                accepts_backorder=accepts_backorder,
+            ),
+            ("RESERVATION_SHORT", "RESERVATION_NOT_ACTIVE"),
+        )
+        if isinstance(placed, str):
+            if placed == "RESERVATION_SHORT":
                 await self.release(held)  # its promise is broken: what it still holds is for others
-            return refused.reason
+            return placed
         order = placed.order
         lines = [line for basket in held.baskets for line in basket.lines]
         self.check(sums_of(order.lines) == sums_of(lines), "an order is not of what was reserved")
         self.check(minor_of(order.total) == total, f"an order of {total} cents was placed for {minor_of(order.total)}")
+        self.world.books.paid(order.order_id, tenders)
         return placed
 
     async def release(self, held: inventory_pb2.Reservation) -> None:
@@ -236,7 +269,7 @@ class Steps:
             released = await self.change(
                 self.stubs.inventory.ReleaseReservation,
                 inventory_pb2.ReleaseReservationRequest(
-                    request_id=self.request_id("release"), reservation_id=held.reservation_id
+                    request_id=self.request_id(f"release-{held.reservation_id}"), reservation_id=held.reservation_id
                 ),
             )
         except Refused as refused:
@@ -245,52 +278,19 @@ class Steps:
         is_closed = released.reservation.state == inventory_pb2.RESERVATION_STATE_RELEASED
         self.check(is_closed, "a released reservation is not RELEASED")
 
-    async def pick(self, order: order_pb2.Order) -> str:
-        """Accepted and picked. Answers the fulfillment order's id."""
-        work = order.fulfillment_orders[0].fulfillment_order_id
-        accepted = await self.change(
-            self.stubs.orders.AcceptFulfillmentOrder,
-            order_pb2.AcceptFulfillmentOrderRequest(request_id=self.request_id("accept"), fulfillment_order_id=work),
-        )
-        self.is_in(accepted.fulfillment_order, order_pb2.FULFILLMENT_STATE_ACCEPTED)
-        picked = await self.change(
-            self.stubs.orders.PickFulfillmentOrder,
-            order_pb2.PickFulfillmentOrderRequest(request_id=self.request_id("pick"), fulfillment_order_id=work),
-        )
-        self.is_in(picked.fulfillment_order, order_pb2.FULFILLMENT_STATE_PICKED)
-        return work
-
-    async def try_a_wrong_code(self, work: str) -> None:
-        if self.draw("wrong code", WRONG_CODE_ONE_IN):
-            return
-        request = order_pb2.HandOverFulfillmentOrderRequest(
-            request_id=self.request_id("wrongcode"), fulfillment_order_id=work, pickup_code=WRONG_CODE
-        )
-        try:
-            await self.world.client.call(self.stubs.orders.HandOverFulfillmentOrder, request)
-        except Refused as refused:
-            self.check(refused.reason == "PICKUP_CODE_WRONG", f"a wrong code was refused as {refused.reason}")
-        else:
-            self.check(False, "goods were handed over against a wrong code")
-
     async def order(self, order_id: str) -> order_pb2.Order:
+        """The order as it is now."""
         return (await self.read(self.stubs.orders.GetOrder, order_pb2.GetOrderRequest(order_id=order_id))).order
-
-    async def broken(self, order_id: str, refused: Refused) -> Outcome:
-        """A step was refused after the order was placed: right only where the order shows that its promise was broken."""
-        order = await self.order(order_id)
-        is_cancelled = any(line.cancelled_quantity for line in order.lines)
-        self.check(is_cancelled or refused.reason in _BROKEN_PROMISES, f"after the order was placed: {refused}")
-        return Outcome("cancelled", reason=refused.reason)
 
     def is_in(self, work: order_pb2.FulfillmentOrder, state: order_pb2.FulfillmentState.ValueType) -> None:
         name = order_pb2.FulfillmentState.Name
         self.check(work.state == state, f"a fulfillment order is {name(work.state)}, not {name(state)}")
 
-    def _address(self) -> order_pb2.Address:
+    def address(self) -> order_pb2.Address:
+        """Where the customer has things sent; the second line says what for."""
         return order_pb2.Address(
             recipient=self.play.basket.customer_id,
-            lines=["1 Replay Road"],
+            lines=["1 Replay Road", self.request_id("parcel")],
             locality="Cincinnati",
             administrative_area="OH",
             postal_code="45202",
@@ -303,26 +303,19 @@ def basket_line(sku: str, quantity: int) -> types_pb2.BasketLine:
     return types_pb2.BasketLine(sku=sku, quantity=quantity)
 
 
-def money(minor: int) -> money_pb2.Money:
-    """Cents as money."""
-    return money_pb2.Money(currency_code=CURRENCY, units=minor // 100, nanos=minor % 100 * 10_000_000)
-
-
-def minor_of(amount: money_pb2.Money) -> int:
-    return amount.units * 100 + amount.nanos // 10_000_000
-
-
-def tenders_of(minor: int, kind: order_pb2.TenderKind.ValueType | None = None) -> list[order_pb2.Tender]:
-    """What is free needs no tender."""
-    return [order_pb2.Tender(kind=kind or order_pb2.TENDER_KIND_CARD, amount=money(minor))] if minor else []
-
-
 def basket_lines(lines: Iterable[cart_pb2.CartLine]) -> list[types_pb2.BasketLine]:
+    """What a cart holds."""
     return [basket_line(line.sku, line.quantity) for line in lines]
 
 
 def sums_of(lines: Iterable[Line | cart_pb2.CartLine | types_pb2.BasketLine | order_pb2.OrderLine]) -> dict[str, int]:
+    """How many base units of each sku."""
     sums: dict[str, int] = {}
     for line in lines:
         sums[line.sku] = sums.get(line.sku, 0) + line.quantity
     return sums
+
+
+def digest(message: Message) -> str:
+    """Some characters that stand for a message: a step that asks for something else is another step."""
+    return hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=6).hexdigest()

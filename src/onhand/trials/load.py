@@ -16,6 +16,7 @@ from onhand.postgres import not_answering
 from onhand.settings import Unusable
 from onhand.simulate.buyers import run_buyers
 from onhand.simulate.plan import Basket, Line
+from onhand.simulate.rates import Rates
 from onhand.simulate.replay import run_replay
 
 Progress = Callable[[int, int], None]
@@ -28,6 +29,7 @@ def replay(
     processes: int,
     seed: int,
     run_id: str | None = None,
+    rates: Rates | None = None,
     addresses: Callable[[], tuple[str, str]] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -48,7 +50,9 @@ def replay(
         )
         for basket in read.baskets
     ]
-    report = run_replay(baskets, target=target, processes=processes, seed=seed, run_id=run_id, progress=progress)
+    report = run_replay(
+        baskets, target=target, processes=processes, seed=seed, run_id=run_id, rates=rates, progress=progress
+    )
     report["weeks"] = str(chosen)
     report["read"] = {
         "lines": read.lines_read,
@@ -61,7 +65,8 @@ def replay(
         report["verify"] = {"left_out": why}
     else:
         _verify(report, *addresses())
-    report["ok"] = not (report["violations"] or report["oversold_units"] or report["unknown"])
+    wrong = ("violations", "money_violations", "oversold_units", "unknown")
+    report["ok"] = not any(report[name] for name in wrong)
     return report
 
 
