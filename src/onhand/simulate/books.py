@@ -54,6 +54,10 @@ class Books:
         seen.refunded = self.orders[order_id].refunded if order_id in self.orders else 0
         self.orders[order_id] = seen
 
+    def charged(self, order_id: str, tenders: Iterable[order_pb2.Tender]) -> None:
+        """More was paid for an order."""
+        self.orders[order_id].paid += [(tender.kind, minor_of(tender.amount)) for tender in tenders]
+
     def refunded(self, order_id: str, minor: int) -> None:
         """The client was told that so much is given back."""
         self.orders.setdefault(order_id, Seen([])).refunded += minor

@@ -57,6 +57,8 @@ class Fulfilling(Sending):
             order = await self.wait_for_supply(order.order_id)
         elif self.world.is_continued:
             order = await self.order(order.order_id)
+        elif self.play.twist is Twist.CHANGED:
+            order = await self.change_order(order)
         for _ in range(ROUNDS_MAX):
             to_do = [work for work in order.fulfillment_orders if work.state not in OVER]
             if not to_do:

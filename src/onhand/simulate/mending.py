@@ -59,6 +59,11 @@ class Mending(Refilling):
         if choice == 0:
             return False
         kind = _SHIP if choice <= 5 or work.kind == _SHIP else _PICKUP
+        if self.draw(f"chooser {short.sku}", 2) == 0:
+            # The server's own policy says who.
+            return await self._take_over(short, "", kind) or (
+                kind == _PICKUP and await self._take_over(short, "", _SHIP)
+            )
         excluded = {each.location_id for each in order.fulfillment_orders if each.reject_reason} | {short.location_id}
         for _ in range(TRIES_MAX):
             place = await self._someone(short, kind, excluded, shown.alternatives)
@@ -96,24 +101,27 @@ class Mending(Refilling):
         answer = await self.attempt(
             self.stubs.orders.DecideShortfall,
             order_pb2.DecideShortfallRequest(
-                request_id=self.request_id(f"decide-{short.shortfall_id[-12:]}-{place}"),
+                request_id=self.request_id(f"decide-{short.shortfall_id[-12:]}-{kind}{place}"),
                 shortfall_id=short.shortfall_id,
                 decision=order_pb2.SHORTFALL_DECISION_RESOURCE,
                 location_id=place,
                 kind=kind,
                 ship_to=self.address() if kind == _SHIP else None,
             ),
-            ("INSUFFICIENT_STOCK",),
+            ("INSUFFICIENT_STOCK",) if place else ("INSUFFICIENT_STOCK", "RESOURCING_NOT_OFFERED"),
         )
         if isinstance(answer, str):
             return False
         work = answer.fulfillment_order
         brings = [(line.sku, line.quantity) for line in work.lines]
-        self.check(work.location_id == place, f"{work.location_id} took over what {place} was asked for")
+        is_other = work.location_id == place if place else work.location_id != short.location_id
+        self.check(
+            is_other, f"{work.location_id} took over from {short.location_id} what {place or 'any'} was asked for"
+        )
         self.check(brings == [(short.sku, short.open_quantity)], f"{brings} was taken over, not {short.open_quantity}")
         self.check(answer.shortfall.open_quantity == 0, "what was taken over is still short")
         for sku, units in brings:
-            self.moved(place, sku, Flow.TAKEN_OVER, units)
+            self.moved(work.location_id, sku, Flow.TAKEN_OVER, units)
         if answer.pickup_code.pickup_code:
             self.codes[work.fulfillment_order_id] = answer.pickup_code.pickup_code
         return True

@@ -40,6 +40,7 @@ class Twist(Enum):
     SUBSTITUTED = "substituted"
     BACKORDERED = "backordered"
     PARTLY_TAKEN = "partly_taken"
+    CHANGED = "changed"
     UNDELIVERED = "undelivered"
 
 
@@ -123,6 +124,7 @@ def plan(baskets: Sequence[Basket], seed: int, rates: Rates | None = None) -> li
         Twist.SUBSTITUTED: rates.substitutions,
         Twist.BACKORDERED: rates.backorders,
         Twist.PARTLY_TAKEN: rates.partly_taken,
+        Twist.CHANGED: rates.changes,
     }
     of_shipments = {Twist.REJECTED: rates.rejected_shipments, Twist.UNDELIVERED: rates.undelivered}
     for index, twist in deal("pickups", of[Kind.PICKUP], of_pickups) + deal(

@@ -30,6 +30,8 @@ class Rates:
     """The customer accepts to wait for what the store lacks."""
     partly_taken: int = 1
     """The customer takes all but one line, and does not want that."""
+    changes: int = 2
+    """The customer wants a unit less, or more, or has it sent instead."""
     # Of 20 shipments.
     rejected_shipments: int = 4
     undelivered: int = 1
@@ -55,7 +57,7 @@ class Rates:
 BLOCKS = (
     ("pickups", "shipments", "abandoned"),
     ("gift_cards",),
-    ("rejected_pickups", "no_shows", "substitutions", "backorders", "partly_taken"),
+    ("rejected_pickups", "no_shows", "substitutions", "backorders", "partly_taken", "changes"),
     ("rejected_shipments", "undelivered"),
     ("returns", "exchanges"),
     ("refills",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ GAVE_UP_MAX = 50
 """Baskets in one process that may be left without an answer before it stops: then the server is gone for good."""
 REPORT_EVERY = 10
 LOCATIONS_PAGE = 500
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -73,6 +76,7 @@ def run_replay(
     if not 1 <= processes <= PROCESSES_MAX:
         raise ValueError(f"processes must be 1 to {PROCESSES_MAX}")
     is_continued, run_id, rates = run_id is not None, run_id or secrets.token_hex(6), rates or Rates()
+    log.info("run %s: if it is interrupted, --run-id goes on with it", run_id)
     plays = plan.plan(baskets, seed, rates)
     followed = plan.positions(plays, seed, FOLLOWED_POSITIONS_MAX)
     stores, warehouses, before = asyncio.run(_look_around(target, followed))

@@ -116,8 +116,8 @@ def report_of(run: Run, whole: Result, seconds: float) -> dict[str, Any]:
         "besides": {
             name: counts[name]
             for name in (
-                "backordered", "missing_lines", "nothing_to_substitute", "partly_taken", "undelivered", "mail_returns",
-                "blind_returns_refused", "transfers_dispatched", "transfers_refused",
+                "backordered", "missing_lines", "changed", "changes_refused", "nothing_to_substitute", "partly_taken",
+                "undelivered", "mail_returns", "blind_returns_refused", "transfers_dispatched", "transfers_refused",
             )
         },
         "planned": _planned(plays),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from onhand.simulate.amounts import minor_of
 from onhand.simulate.audit import Flow
-from onhand.simulate.mending import Mending
+from onhand.simulate.changing import Changing
 from onhand.simulate.plan import Twist
 from onhand.v1 import order_pb2
 
@@ -49,7 +49,7 @@ def given_up(works: Iterable[Work]) -> dict[int, int]:
     return units
 
 
-class Sending(Mending):
+class Sending(Changing):
     """An order of which something is sent."""
 
     def step_of(self, name: str, work: Work) -> str:
