@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, TypeVar
 
-from onhand.simulate.calls import Client
+from onhand.simulate.calls import Client, GaveUp
 from onhand.v1 import inventory_pb2
 
 EVIDENCE_MAX = 20
 """How many violations are described; all are counted."""
 READS_AT_ONCE = 16
+SNAPSHOT_TRIES_MAX = 20
+"""How often a position is read anew because something moved there meanwhile."""
 MOVEMENTS_PAGE = 500
 MOVEMENT_PAGES_MAX = 40
 
@@ -123,14 +125,22 @@ async def snapshot(client: Client, positions: Sequence[Position]) -> dict[Positi
     async def read(position: Position) -> Snapshot:
         inventory = client.stubs().inventory
         location_id, sku = position
-        newest = await client.call(
-            inventory.ListMovements,
-            inventory_pb2.ListMovementsRequest(location_id=location_id, sku=sku, page_size=1),
-        )
-        answer = await client.call(
-            inventory.GetStockPosition, inventory_pb2.GetStockPositionRequest(location_id=location_id, sku=sku)
-        )
-        return Snapshot(answer.position, max((each.movement_id for each in newest.movements), default=0))
+
+        async def newest() -> int:
+            request = inventory_pb2.ListMovementsRequest(location_id=location_id, sku=sku, page_size=1)
+            page = await client.call(inventory.ListMovements, request)
+            return max((each.movement_id for each in page.movements), default=0)
+
+        movement_id = await newest()
+        for _ in range(SNAPSHOT_TRIES_MAX):
+            answer = await client.call(
+                inventory.GetStockPosition, inventory_pb2.GetStockPositionRequest(location_id=location_id, sku=sku)
+            )
+            # What an interrupted run had asked for last may still happen between the two.
+            before, movement_id = movement_id, await newest()
+            if movement_id == before:
+                return Snapshot(answer.position, movement_id)
+        raise GaveUp(f"{sku} at {location_id} does not stand still: does somebody else sell there?")
 
     return dict(zip(positions, await _bounded(read, positions), strict=True))
 
