@@ -65,11 +65,17 @@ SELECT {_COLUMNS}, r.currency, r.amount_minor, r.price_quantity, r.updated_time 
   FROM barcodes g JOIN products p USING (sku) LEFT JOIN prices r ON r.sku = p.sku AND r.currency = $2
  WHERE g.gtin = $1"""
 
+# What was asked before is kept: goods that come back without a proof give the lowest of late.
 SET_PRICE = """
-INSERT INTO prices AS r (sku, currency, amount_minor, price_quantity) VALUES ($1, $2, $3, $4)
-    ON CONFLICT (sku, currency) DO UPDATE
-       SET amount_minor = excluded.amount_minor, price_quantity = excluded.price_quantity, updated_time = now()
-RETURNING r.sku, r.currency, r.amount_minor, r.price_quantity, r.updated_time AS price_updated_time"""
+WITH new_price AS (
+    INSERT INTO prices AS r (sku, currency, amount_minor, price_quantity) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (sku, currency) DO UPDATE
+           SET amount_minor = excluded.amount_minor, price_quantity = excluded.price_quantity, updated_time = now()
+    RETURNING r.sku, r.currency, r.amount_minor, r.price_quantity, r.updated_time AS price_updated_time),
+change AS (
+    INSERT INTO price_changes (sku, currency, amount_minor, price_quantity)
+    SELECT sku, currency, amount_minor, price_quantity FROM new_price)
+SELECT sku, currency, amount_minor, price_quantity, price_updated_time FROM new_price"""
 READ_PRICES = """
 SELECT sku, currency, amount_minor, price_quantity, updated_time AS price_updated_time
   FROM prices WHERE sku = ANY ($1::text[]) AND currency = $2"""

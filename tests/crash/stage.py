@@ -37,6 +37,7 @@ VOLATILE = {
     "transaction", "sequence", "event_id", "movement_id", "body_hash", "settles", "etag", "order_number", "operation_number",
     "pickup_code", "pickup_code_salt", "pickup_code_hash", "pickup_code_attempt", "id", "job_id", "queue_manager_id", "rma_number",
     "created", "updated", "heartbeat", "execute_after", "payload",  # of jobs
+    "change_number",
 }  # fmt: skip
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LEDGER = """

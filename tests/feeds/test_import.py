@@ -122,6 +122,10 @@ async def test_a_retailers_folder_comes_in_and_its_changes_follow(database_dsn: 
     assert report.loaded["locations"] == {"added": 0, "changed": 1}
     assert report.loaded["location_groups_shrunk"] == []
     assert await ledger.fetchval("SELECT amount_minor FROM prices") == 139
+    changes = await ledger.fetch("SELECT sku, currency, amount_minor FROM price_changes ORDER BY change_number")
+    assert changes[-1] == ("MILK", "EUR", 139)
+    await run_import(database_dsn, str(folder), with_stock=False)  # as it is: no change of a price
+    assert await ledger.fetchval("SELECT count(*) FROM price_changes") == len(changes) == 2
     assert await ledger.fetchrow("SELECT name, version FROM locations WHERE location_id = 'hub'") == ("Hub 2", 2)
     assert await ledger.fetchval("SELECT location_id FROM location_group_members") == "hub"
     assert await ledger.fetch("SELECT location_id, sku, available FROM stock_levels ORDER BY 1") == [

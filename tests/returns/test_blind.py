@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 
 from bring import AVAILABLE, DAMAGED, MANAGER, age, blind, blind_line, bring_blind, desk
@@ -79,6 +80,26 @@ async def test_the_lowest_recent_price_is_given_back(shop: Shop) -> None:
     assert cents((await bring_blind(shop, blind_line())).returned.refund) == 133
     await set_price(shop.catalog, MILK, dollars(100))
     assert cents((await bring_blind(shop, blind_line())).returned.refund) == 100
+
+
+async def test_an_offer_counts_as_long_as_it_is_recent_that_it_ended(shop: Shop) -> None:
+    for cents_asked in (120, 199):  # nobody bought at 120
+        await set_price(shop.catalog, MILK, dollars(cents_asked))
+    assert cents((await bring_blind(shop, blind_line())).returned.refund) == 120
+    # 60 was asked until 9 days ago, 110 from then on until a moment ago: a week ago it was 110.
+    await shop.execute("ALTER TABLE price_changes DISABLE TRIGGER price_changes_append_only")
+    await shop.execute("DELETE FROM price_changes WHERE sku = 'milk'")
+    await shop.execute("ALTER TABLE price_changes ENABLE TRIGGER price_changes_append_only")
+    for cents_asked, days in ((60, 20), (110, 9), (199, 0)):
+        await shop.execute(
+            "INSERT INTO price_changes (sku, currency, amount_minor, price_quantity, set_time)"
+            " VALUES ('milk', 'USD', $1, 1, now() - make_interval(days => $2))",
+            cents_asked,
+            days,
+        )
+    assert cents((await bring_blind(shop, blind_line())).returned.refund) == 110
+    with pytest.raises(asyncpg.RestrictViolationError):
+        await shop.execute("UPDATE price_changes SET amount_minor = 1")
 
 
 async def test_an_old_sale_is_no_recent_price(shop: Shop) -> None:

@@ -75,7 +75,7 @@ class BlindPolicy:
     """Of one return."""
     amount_per_day_minor_max: int = 10_000
     price_days: int = 30
-    """How old a sale may be to count as a recent price."""
+    """For how long a price that is not asked any more, or a sale, counts as recent."""
     refunds: tuple[str, ...] = ("STORE_CREDIT",)
     """STORE_CREDIT (a gift card), CASH."""
 

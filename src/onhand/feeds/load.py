@@ -79,6 +79,11 @@ INSERT INTO location_group_members (location_group_id, location_id)
 SELECT location_group_id, location_id FROM stage_members ON CONFLICT DO NOTHING
 """
 
+_PRICE_CHANGES = """
+INSERT INTO price_changes (sku, currency, amount_minor, price_quantity)
+SELECT s.sku, s.currency, s.amount_minor, s.price_quantity FROM stage_prices s LEFT JOIN prices p USING (sku, currency)
+ WHERE (p.amount_minor, p.price_quantity) IS DISTINCT FROM (s.amount_minor, s.price_quantity) ORDER BY s.row_number
+"""
 # Locked, so that nobody deletes a location while stock comes in. A deleted one keeps its row: its id is not used again.
 _DELETED_LOCATIONS = """
 SELECT s.row_number, s.location_id FROM stage_locations s
@@ -229,6 +234,7 @@ async def _load_catalogue(connection: _Connection, feed: Feed) -> dict[str, Any]
             "sku {sku!r} is neither in this feed nor in the catalog",
         )
     loaded["barcodes"] = await _upsert(connection, "barcodes", "barcodes", ["gtin"], ["sku"])
+    await connection.execute(_PRICE_CHANGES)
     loaded["prices"] = await _upsert(
         connection,
         "prices",

@@ -24,12 +24,17 @@ from onhand.v1 import returns_pb2 as pb
 
 CHANNEL = "POS"
 """Of the movements: goods without a proof come over a counter."""
-SALES_MAX = 100
-"""The latest sales of an item that are looked at for its lowest price."""
+SALES_MAX, CHANGES_MAX = 100, 100
+"""The latest sales of an item, and changes of its price, that are looked at for the lowest."""
 PRODUCTS = "SELECT sku, department FROM products WHERE sku = ANY ($1::text[])"
-# What it costs, and what it was sold for of late. What was given away says nothing of what somebody paid.
+# What was asked for it of late (a price counts until another was set), and what it was sold for, where a till charged something
+# else. What was given away says nothing of what somebody paid.
 RECENT_PRICES = """
-SELECT sku, amount_minor, price_quantity FROM prices WHERE sku = ANY ($1::text[]) AND currency = $2
+SELECT w.sku, p.amount_minor, p.price_quantity FROM unnest($1::text[]) AS w (sku)
+ CROSS JOIN LATERAL (SELECT amount_minor, price_quantity, lag(set_time) OVER (ORDER BY change_number DESC) AS replaced_time
+                       FROM (SELECT * FROM price_changes WHERE sku = w.sku AND currency = $2
+                              ORDER BY change_number DESC LIMIT $5) AS c
+                    ) AS p WHERE p.replaced_time IS NULL OR p.replaced_time > now() - $3::interval
  UNION ALL
 SELECT w.sku, s.amount_minor, s.price_quantity FROM unnest($1::text[]) AS w (sku)
  CROSS JOIN LATERAL (SELECT order_id, amount_minor, price_quantity FROM order_lines
@@ -119,6 +124,7 @@ async def _priced(tx: Transaction, policy: ReturnPolicy, currency: str, brought:
         currency,
         timedelta(days=policy.blind.price_days),
         SALES_MAX,
+        CHANGES_MAX,
     )
     prices: dict[str, list[tuple[int, int]]] = {}
     for row in rows:
