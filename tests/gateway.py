@@ -26,7 +26,9 @@ class Books:
 
     said: dict[UUID, Said] = field(default_factory=dict)
     asked: dict[UUID, Asked] = field(default_factory=dict)
-    payments: dict[tuple[UUID, int], Payment] = field(default_factory=dict)
+    payments: dict[str, Payment] = field(default_factory=dict)
+    """By what it calls each authorization."""
+    of_tender: dict[str, tuple[UUID, int]] = field(default_factory=dict)
 
 
 class Gateway:
@@ -49,6 +51,10 @@ class Gateway:
 
     async def authorize(self, asked: Asked) -> Said:
         return self._once(asked, "authorize")
+
+    async def renew(self, asked: Asked) -> Said:
+        assert asked.authorization in self.books.payments
+        return self._once(asked, "renew")
 
     async def capture(self, asked: Asked) -> Said:
         return self._once(asked, "capture")
@@ -87,22 +93,17 @@ class Gateway:
         return self.books.said[asked.operation_id]
 
     def _do(self, asked: Asked) -> Said:
-        reference = f"ref/{asked.operation_id}"
-        key = asked.order_id, asked.tender_number
-        payment = self.books.payments.get(key, EMPTY)
-        if asked.kind is Operation.AUTHORIZE:
+        reference, key = f"ref/{asked.operation_id}", asked.authorization
+        if asked.kind in (Operation.AUTHORIZE, Operation.RENEW):
             if asked.payment_method == DECLINED_CARD:
                 return Said(Outcome.DECLINED, "", "insufficient_funds")
-            assert payment is EMPTY, "authorized twice"
-            self.books.payments[key] = EMPTY.after(Operation.AUTHORIZE, asked.amount_minor)
+            assert reference not in self.books.payments, "authorized twice"
+            self.books.payments[reference] = EMPTY.after(Operation.AUTHORIZE, asked.amount_minor)
+            self.books.of_tender[reference] = asked.order_id, asked.tender_number
             return Said(Outcome.SUCCEEDED, reference)
-        authorization = next(
-            f"ref/{i}"
-            for i, a in self.books.asked.items()
-            if a.kind is Operation.AUTHORIZE and (a.order_id, a.tender_number) == key
-        )
-        assert asked.authorization == authorization
-        if asked.kind is Operation.VOID:
+        assert self.books.of_tender[key] == (asked.order_id, asked.tender_number)
+        payment = self.books.payments[key]
+        if asked.kind in (Operation.VOID, Operation.RELEASE):
             self.books.payments[key] = payment.after(Operation.VOID, payment.capturable_minor)
             return Said(Outcome.SUCCEEDED, reference)
         payment = payment.after(asked.kind, asked.amount_minor)
@@ -121,9 +122,15 @@ class Gateway:
         )
         found = []
         for order_id, number, authorized, captured, voided, refunded in rows:
-            payment = self.books.payments.get((UUID(str(order_id)), number), EMPTY)
+            of_tender = (UUID(str(order_id)), number)
+            renewed = [p for ref, p in self.books.payments.items() if self.books.of_tender[ref] == of_tender] or [EMPTY]
             here = (authorized, captured, refunded)
-            there = (payment.authorized_minor, payment.captured_minor, payment.refunded_minor)
-            if here != there or (not authorized - captured - voided and payment.capturable_minor):
+            there = (
+                renewed[0].authorized_minor,
+                sum(p.captured_minor for p in renewed),
+                sum(p.refunded_minor for p in renewed),
+            )
+            held = [p.capturable_minor for p in renewed if p.capturable_minor]
+            if here != there or len(held) > 1 or (not authorized - captured - voided and held):
                 found.append(f"tender {number} of {order_id}: {here} here, {there} at the gateway, {voided} void")
         return found

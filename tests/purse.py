@@ -80,10 +80,20 @@ def operations(payment: pb.Payment) -> list[tuple[str, str, int]]:
 
 
 async def do_jobs(shop: Shop) -> None:
-    """All that are due, and those that wait for their next try, until none is left but what is held."""
-    while await shop.fetch("SELECT FROM pgqueuer WHERE status <> 'failed'"):
-        await shop.execute("UPDATE pgqueuer SET execute_after = now() - interval '1 hour'")
+    """All that are due, and those that wait for their next try, until none is left but what is held and what is days away."""
+    while await shop.fetch("SELECT FROM pgqueuer WHERE status <> 'failed' AND entrypoint <> 'payment.renew'"):
+        await shop.execute(
+            "UPDATE pgqueuer SET execute_after = now() - interval '1 hour' WHERE entrypoint <> 'payment.renew'"
+        )
         await shop.app.jobs.run_due()
+
+
+async def days_pass(shop: Shop) -> None:
+    """So many that what is set aside and was not captured has to be renewed."""
+    await shop.execute(
+        "UPDATE pgqueuer SET execute_after = now() - interval '1 hour' WHERE entrypoint = 'payment.renew'"
+    )
+    await shop.app.jobs.run_due()
 
 
 async def jobs(shop: Shop) -> list[tuple[str, str, int]]:

@@ -897,6 +897,15 @@ DAMAGES = [
         title="of one under way",
     ),
     Damage(
+        "renewals",
+        [
+            """INSERT INTO payment_operations (operation_id, order_id, tender_number, kind, amount_minor, currency, reason_code,
+                                               reference_document, authorization_id)
+               VALUES (gen_random_uuid(), '{sold}', 1, 'RELEASE', 5, 'USD', 'TEST', '', '{cart}')"""
+        ],
+        {"order_id": "{sold}", "tender_number": 1, "authorization_id": "{cart}", "renewals": 0, "releases": 1},
+    ),
+    Damage(
         "gift_card_balances",
         [
             """INSERT INTO gift_cards (gift_card_id, code_hash, last_characters, currency, balance_minor)

@@ -32,6 +32,7 @@ from onhand.orders.lost_stock import ByPolicy, LostStock
 from onhand.orders.waiting import Pickups
 from onhand.payments import Payments
 from onhand.payments.providers import PaymentProvider
+from onhand.payments.renewing import Renewing
 from onhand.payments.settling import Settling
 from onhand.payments.webhooks import Webhooks
 from onhand.postgres import Database
@@ -118,6 +119,7 @@ class App:
         self.settling = Settling(database, self.jobs, providers)
         Expiring(database, self.jobs)
         self.sourcing = Sourcing(self.ledger, self.availability, self.clock, sourcing_policy or load_policy())
+        self.renewing = Renewing(database, self.jobs)
         self.lost_stock = LostStock(
             self.ledger,
             self.jobs,

@@ -729,6 +729,12 @@ async def paid_and_lost(stage: Stage, shop: Shop) -> None:
     await stage.keeper.execute("UPDATE pgqueuer SET execute_after = now() - interval '1 hour'")
 
 
+@scenario("jobs", "an authorization that ends before the goods leave", work=lambda app: app.jobs.run_due())
+async def _(stage: Stage, shop: Shop) -> None:
+    await shop.orders.place_order(await paid_by_gateway(shop, "FULFILLMENT"), CALLER)
+    await stage.keeper.execute("UPDATE pgqueuer SET execute_after = now() - interval '1 hour'")
+
+
 @scenario("HandleWebhook", "about a capture that is open")
 async def _(stage: Stage, shop: Shop) -> Message:
     order = (await shop.orders.place_order(await paid_by_gateway(shop), CALLER)).order

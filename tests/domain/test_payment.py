@@ -20,6 +20,7 @@ from onhand.domain.payment import (
     Tendered,
     plan_capture,
     plan_give_back,
+    split_refund,
 )
 from onhand.domain.payment_errors import IllegalPaymentStep
 
@@ -46,7 +47,9 @@ TAKE: dict[PaymentStep, Callable[[Payment], Payment]] = {
     P.VOID_REST: lambda p: p.after(Operation.VOID, p.capturable_minor),
     P.REFUND_PART: lambda p: p.after(Operation.REFUND, max(1, p.refundable_minor - 1)),
     P.REFUND_REST: lambda p: p.after(Operation.REFUND, p.refundable_minor),
+    P.RENEW: lambda p: p.after(Operation.RENEW, p.capturable_minor),
 }
+MOVING = (Operation.AUTHORIZE, Operation.CAPTURE, Operation.VOID, Operation.REFUND)
 
 
 def test_every_state_and_step_has_its_example() -> None:
@@ -70,14 +73,14 @@ def test_a_step_does_what_the_table_says_or_is_refused(state: PaymentState, step
     assert legal or len(refusals) == len(EXAMPLES[state])
 
 
-@pytest.mark.parametrize("operation", [Operation.CAPTURE, Operation.VOID, Operation.REFUND])
+@pytest.mark.parametrize("operation", [Operation.CAPTURE, Operation.VOID, Operation.REFUND, Operation.RENEW])
 def test_an_operation_that_the_provider_declines_moves_nothing(operation: Operation) -> None:
     payment = Payment(100, 100, 60, 0, 10)
     assert payment.after(operation, 20, DECLINED) is payment
 
 
 @pytest.mark.parametrize("amount", [0, -1, 101])
-@pytest.mark.parametrize("operation", list(Operation))
+@pytest.mark.parametrize("operation", [*MOVING, Operation.RENEW])
 def test_no_operation_is_of_nothing_or_of_more_than_there_is(operation: Operation, amount: int) -> None:
     payment = Payment(100) if operation is Operation.AUTHORIZE else Payment(100, 100, 50)
     with pytest.raises(IllegalPaymentStep):
@@ -105,7 +108,13 @@ def test_whatever_is_asked_the_sums_stay_within_each_other(
                 Operation.VOID: payment.voided_minor - before.voided_minor,
                 Operation.REFUND: payment.refunded_minor - before.refunded_minor,
             }
-            assert moved == {each: minor if each is operation else 0 for each in Operation}
+            assert moved == {each: minor if each is operation else 0 for each in MOVING}
+
+
+def test_what_is_refunded_was_captured_by_the_oldest_authorization_first() -> None:
+    assert split_refund([("a", 100), ("b", 0), ("c", 200)], 150) == [("a", 100), ("c", 50)]
+    with pytest.raises(ValueError, match="1 more"):
+        split_refund([("a", 100)], 101)
 
 
 # ------------------------------------------------------------------------------------------------------ giving back

@@ -817,6 +817,7 @@ class Trade:
             )
         await self.lost_stock()
         await self.app.jobs.run_due()
+        await self.renewals()
         await self.app.jobs.prune()
         (operation,) = await self.app.database.pool.fetchrow(
             "SELECT operation_id::text FROM payment_operations LIMIT 1"
@@ -832,6 +833,45 @@ class Trade:
         await self.app.database.pool.execute(LOSE, UUID(order_id))
         async with self.app.database.connection() as connection:
             await settle_later(connection, UUID(order_id))
+
+    async def renewals(self) -> None:
+        """What a card pays of an order whose goods leave some day, in two parts, and how it goes back."""
+        place = SIZE.location(3)
+        shipped = orders.FULFILLMENT_KIND_SHIP
+        request = orders.PlaceOrderRequest(
+            reservation_id=await self.reserve(3),
+            currency_code="USD",
+            fulfillments=[orders.FulfillmentChoice(location_id=place, kind=shipped)],
+            ship_to=ADDRESS,
+            tenders=[
+                orders.Tender(
+                    kind=orders.TENDER_KIND_CARD,
+                    amount=dollars(200),
+                    payment_method="pm_1",
+                    capture_at=orders.CAPTURE_AT_FULFILLMENT,
+                )
+            ],
+        )
+        order = (await self.call("PlaceOrder", request)).order
+        operation_id = await self.app.database.pool.fetchval(
+            "SELECT operation_id::text FROM payment_operations WHERE order_id = $1 LIMIT 1", UUID(order.order_id)
+        )
+        await self.app.renewing.renew({"operation_id": operation_id}, 0)
+        for _ in range(2):
+            await self.app.jobs.run_due()
+        (work,) = order.fulfillment_orders
+        named = {"fulfillment_order_id": work.fulfillment_order_id}
+        await self.call("AcceptFulfillmentOrder", orders.AcceptFulfillmentOrderRequest(**named))
+        await self.call("PickFulfillmentOrder", orders.PickFulfillmentOrderRequest(**named))
+        parcel = orders.ShipFulfillmentOrderRequest(**named, carrier="UPS", tracking_reference="1")
+        await self.call("ShipFulfillmentOrder", parcel)
+        back = orders.ReturnedLine(line_number=1, quantity=1, disposition=orders.DISPOSITION_AVAILABLE)
+        await self.call(
+            "CreateReturn",
+            orders.CreateReturnRequest(
+                order_id=order.order_id, location_id=place, channel=types_pb2.CHANNEL_POS, lines=[back]
+            ),
+        )
 
     async def gift_cards(self) -> None:
         code, amount = "K7QF-3M9D-X2PA-88HT", dollars(500)

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -129,9 +130,9 @@ async def test_more_than_there_is_is_a_no(stripe: Stripe) -> None:
 async def test_what_is_not_known_is_no_no_and_asking_again_acts_once(
     stripe: Stripe, server: StripeServer, kind: Operation, fault: str
 ) -> None:
-    asked = authorization()
+    asked, authorizes = authorization(), (Operation.AUTHORIZE, Operation.RENEW)
     if kind is not Operation.AUTHORIZE:
-        authorized = await stripe.authorize(asked)
+        authorized = await stripe.authorize(replace(asked, is_kept=kind is Operation.RENEW))
         if kind is Operation.REFUND:
             await stripe.capture(of(authorized, Operation.CAPTURE, 1000))
         asked = of(authorized, kind, 1000)
@@ -139,11 +140,40 @@ async def test_what_is_not_known_is_no_no_and_asking_again_acts_once(
     with pytest.raises(OutcomeUnknown):
         await ask(stripe, asked)
     known = await stripe.look_up(asked)
-    if kind is not Operation.AUTHORIZE:
+    if kind not in authorizes:
         assert (known is not None) == (fault == "hang up after")
     assert (known or await ask(stripe, asked)).outcome is Outcome.SUCCEEDED
-    assert (len(server.intents), len(server.refunds)) == (1, kind is Operation.REFUND)
+    assert (len(server.intents), len(server.refunds)) == (1 + (kind is Operation.RENEW), kind is Operation.REFUND)
     assert server.intents["pi_1"]["amount_received"] in (0, 1000)
+
+
+async def test_an_authorization_is_renewed_by_the_same_means_with_nobody_there(
+    stripe: Stripe, server: StripeServer
+) -> None:
+    server.capture_before = 2_000_000_000
+    first = await stripe.authorize(replace(authorization(), is_kept=True))
+    assert first.expires_time == datetime.fromtimestamp(2_000_000_000, UTC)
+    renewal = of(first, Operation.RENEW, 700)
+    server.faults.append("hang up after")
+    with pytest.raises(OutcomeUnknown):
+        await stripe.renew(renewal)
+    assert await stripe.look_up(renewal) is None
+    renewed = await stripe.renew(renewal)
+    assert (renewed.outcome, renewed.reference) == (Outcome.SUCCEEDED, "pi_2")
+    assert (await stripe.void(of(first, Operation.RELEASE, 700))).outcome is Outcome.SUCCEEDED
+    assert (await stripe.capture(of(renewed, Operation.CAPTURE, 700))).outcome is Outcome.SUCCEEDED
+    assert [(i["status"], i["amount_received"]) for i in server.intents.values()] == [
+        ("canceled", 0),
+        ("succeeded", 700),
+    ]
+
+
+async def test_what_was_given_for_one_use_or_is_declined_is_not_renewed(stripe: Stripe) -> None:
+    once = await stripe.authorize(authorization())
+    assert (await stripe.renew(of(once, Operation.RENEW, 700))).detail.startswith("not_reusable")
+    kept = await stripe.authorize(replace(authorization("pm_once"), is_kept=True))
+    said = await stripe.renew(of(kept, Operation.RENEW, 700))
+    assert (said.outcome, said.detail.split(":")[0]) == (Outcome.DECLINED, "insufficient_funds")
 
 
 async def test_what_stripe_still_works_on_is_not_known(stripe: Stripe, server: StripeServer) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
+from typing import TypeVar
 
 from onhand.domain.payment_errors import IllegalPaymentStep
 
@@ -38,6 +39,10 @@ class Operation(Enum):
     VOID = "VOID"
     """Of what was authorized and is not captured, and never will be."""
     REFUND = "REFUND"
+    RENEW = "RENEW"
+    """To set aside anew, by another authorization, what is not captured yet: the first one ends before the goods leave."""
+    RELEASE = "RELEASE"
+    """To free an authorization that another one has taken the place of. Like RENEW it changes no sum."""
 
 
 class Outcome(Enum):
@@ -80,6 +85,7 @@ class PaymentStep(Enum):
     VOID_REST = "VOID_REST"
     REFUND_PART = "REFUND_PART"
     REFUND_REST = "REFUND_REST"
+    RENEW = "RENEW"
 
 
 _S, _P = PaymentState, PaymentStep
@@ -111,6 +117,11 @@ TRANSITIONS: Mapping[tuple[PaymentState, PaymentStep], PaymentState] = MappingPr
         (_S.REFUNDED, _P.CAPTURE_REST): _S.PARTIALLY_REFUNDED,
         (_S.REFUNDED, _P.VOID_PART): _S.REFUNDED,
         (_S.REFUNDED, _P.VOID_REST): _S.REFUNDED,
+        # By another authorization of the same money.
+        (_S.AUTHORIZED, _P.RENEW): _S.AUTHORIZED,
+        (_S.PARTIALLY_CAPTURED, _P.RENEW): _S.PARTIALLY_CAPTURED,
+        (_S.PARTIALLY_REFUNDED, _P.RENEW): _S.PARTIALLY_REFUNDED,
+        (_S.REFUNDED, _P.RENEW): _S.REFUNDED,
     }
 )
 
@@ -150,8 +161,10 @@ class Payment:
     def after(self, operation: Operation, amount_minor: int, outcome: Outcome = Outcome.SUCCEEDED) -> Payment:
         """The payment once an operation ended so. Raises `IllegalPaymentStep`.
 
-        A declined capture, void or refund changes nothing: the money is where it was.
+        A declined capture, void, refund or renewal changes nothing: the money is where it was.
         """
+        if operation is Operation.RELEASE:
+            return self
         step = self._step(operation, amount_minor, outcome)
         if step is None:
             return self
@@ -162,6 +175,8 @@ class Payment:
             if outcome is Outcome.DECLINED:
                 return replace(self, is_declined=True)
             return replace(self, authorized_minor=amount_minor)
+        if operation is Operation.RENEW:
+            return self
         if operation is Operation.CAPTURE:
             return replace(self, captured_minor=self.captured_minor + amount_minor)
         if operation is Operation.VOID:
@@ -175,6 +190,8 @@ class Payment:
             room, steps = self.capturable_minor, (_P.CAPTURE_PART, _P.CAPTURE_REST)
         elif operation is Operation.VOID:
             room, steps = self.capturable_minor, (_P.VOID_PART, _P.VOID_REST)
+        elif operation is Operation.RENEW:
+            room, steps = self.capturable_minor, (_P.RENEW, _P.RENEW)
         else:
             room, steps = self.refundable_minor, (_P.REFUND_PART, _P.REFUND_REST)
         if outcome is Outcome.DECLINED:
@@ -183,6 +200,8 @@ class Payment:
             raise IllegalPaymentStep(steps[0].value, self.state.value, amount_minor, f"{room} at most")
         return steps[amount_minor == room]
 
+
+Authorization = TypeVar("Authorization")
 
 # ------------------------------------------------------------------------------------------------------ giving back
 GIVE_BACK_ORDER = ("GIFT_CARD", "STORE_CREDIT", "CARD", "OTHER", "CASH")
@@ -240,6 +259,21 @@ def plan_give_back(tenders: Iterable[Tendered], amount_minor: int) -> list[GiveB
                 plan.append(GiveBack(tender, operation, minor))
     if amount_minor:
         raise ValueError(f"{amount_minor} more than the tenders bear")
+    return plan
+
+
+def split_refund(captured: Iterable[tuple[Authorization, int]], amount_minor: int) -> list[tuple[Authorization, int]]:
+    """Of which authorizations to refund, the oldest first, each at most what was captured of it and is kept.
+
+    Raises ValueError if more is to be refunded than they have.
+    """
+    plan = []
+    for authorization, room_minor in captured:
+        if part := min(amount_minor, room_minor):
+            plan.append((authorization, part))
+            amount_minor -= part
+    if amount_minor:
+        raise ValueError(f"{amount_minor} more than was captured")
     return plan
 
 

@@ -55,6 +55,7 @@ CAPTURED = Rule(
        AND NOT EXISTS (
            SELECT FROM payment_operations p LEFT JOIN payment_outcomes u USING (operation_id)
             WHERE p.order_id = t.order_id AND p.tender_number = t.tender_number AND u.outcome IS DISTINCT FROM 'SUCCEEDED'
+              AND p.kind NOT IN ('RENEW', 'RELEASE')
               AND NOT EXISTS (SELECT FROM payment_operations r WHERE r.replaces = p.operation_id))""",
 )
 
@@ -101,6 +102,22 @@ CHECKOUTS_KEEP = Rule(
      WHERE p.state = 'PENDING' AND c.locked_for IS DISTINCT FROM p.order_id""",
 )
 
+RENEWALS = Rule(
+    "renewals",
+    "An authorization that another one took the place of is freed, once, and no other one is.",
+    """
+    WITH renewed AS (
+        SELECT order_id, tender_number, authorization_id, count(*) AS renewals
+          FROM payment_operations JOIN payment_outcomes USING (operation_id)
+         WHERE kind = 'RENEW' AND outcome = 'SUCCEEDED' GROUP BY 1, 2, 3),
+    released AS (
+        SELECT order_id, tender_number, authorization_id, count(*) AS releases
+          FROM payment_operations WHERE kind = 'RELEASE' GROUP BY 1, 2, 3)
+    SELECT order_id, tender_number, authorization_id, coalesce(renewals, 0) AS renewals, coalesce(releases, 0) AS releases
+      FROM renewed FULL JOIN released USING (order_id, tender_number, authorization_id)
+     WHERE (renewals, releases) IS DISTINCT FROM (1::int8, 1::int8)""",
+)
+
 GIFT_CARDS = Rule(
     "gift_card_balances",
     "What is on a gift card is the sum of its movements.",
@@ -136,6 +153,7 @@ PAYMENT_RULES = (
     TENDERS_OF,
     CHECKOUTS,
     CHECKOUTS_KEEP,
+    RENEWALS,
     GIFT_CARDS,
     GIFT_CARDS_SPENT,
 )

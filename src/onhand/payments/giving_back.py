@@ -4,10 +4,31 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from onhand.domain.payment import GiveBack, Operation, plan_give_back
+from onhand.domain.payment import GiveBack, Operation, plan_give_back, split_refund
 from onhand.ledger.transaction import Transaction
 from onhand.payments import gift_cards, store
 from onhand.payments.settling import settle_later
+from onhand.postgres import Connection
+
+# What was captured of each authorization, or will be, and nobody asked to refund yet. A capture is of the newest that was there.
+CAPTURED_OF = """
+WITH moved AS (
+    SELECT p.operation_id, p.operation_number, p.kind, p.amount_minor, p.authorization_id, p.replaces, (
+               SELECT u.outcome FROM payment_outcomes u WHERE u.operation_id = p.operation_id) AS outcome
+      FROM payment_operations p
+     WHERE p.order_id = $1 AND p.tender_number = $2),
+authorized AS (
+    SELECT operation_id, operation_number, lead(operation_number) OVER (ORDER BY operation_number) AS until
+      FROM moved WHERE kind IN ('AUTHORIZE', 'RENEW') AND outcome = 'SUCCEEDED')
+SELECT a.operation_id, (coalesce(sum(m.amount_minor) FILTER (WHERE m.kind = 'CAPTURE'), 0)
+                        - coalesce(sum(m.amount_minor) FILTER (WHERE m.kind = 'REFUND'), 0))::int8 AS kept_minor
+  FROM authorized a LEFT JOIN moved m
+    ON (m.kind = 'CAPTURE' AND coalesce(m.outcome, '') <> 'DECLINED' AND m.operation_number > a.operation_number
+        AND m.operation_number < coalesce(a.until, m.operation_number + 1))
+    OR (m.kind = 'REFUND' AND m.replaces IS NULL AND (m.authorization_id = a.operation_id
+        OR m.authorization_id IS NULL AND m.operation_number > a.operation_number
+           AND m.operation_number < coalesce(a.until, m.operation_number + 1)))
+ GROUP BY a.operation_id, a.operation_number ORDER BY a.operation_number"""
 
 
 async def give_back(
@@ -28,10 +49,13 @@ async def give_back(
         return
     tenders = await store.lock_tenders(tx.connection, order_id)
     plan = plan_give_back((t.tendered for t in tenders.values()), amount_minor)
-    operations = [
-        store.operation(part.tender.tender_number, part.operation, part.amount_minor, is_done=not is_outside(part))
-        for part in plan
-    ]
+    operations: list[store.NewOperation] = []
+    for part in plan:
+        number, outside = part.tender.tender_number, is_outside(part)
+        for authorization_id, amount in await _of_authorizations(tx.connection, order_id, part, outside):
+            operations.append(
+                store.operation(number, part.operation, amount, is_done=not outside, authorization_id=authorization_id)
+            )
     await gift_cards.refund(
         tx,
         [
@@ -54,6 +78,18 @@ async def give_back(
     for operation in operations:
         if not operation.is_done:
             await settle_later(tx.connection, operation.operation_id)
+
+
+async def _of_authorizations(
+    connection: Connection, order_id: UUID, part: GiveBack, outside: bool
+) -> list[tuple[UUID | None, int]]:
+    """A part, by what it is of: one that was renewed may have been captured by several authorizations."""
+    if not outside or part.operation is not Operation.REFUND:
+        return [(None, part.amount_minor)]
+    rows = await connection.fetch(CAPTURED_OF, order_id, part.tender.tender_number)
+    if len(rows) < 2:
+        return [(None, part.amount_minor)]
+    return split_refund([(row["operation_id"], row["kept_minor"]) for row in rows], part.amount_minor)
 
 
 def is_outside(part: GiveBack) -> bool:

@@ -20,7 +20,7 @@ BY_HAND = "PAID_OUT_BY_HAND"
 RETRIED = "ASKED_AGAIN"
 
 OPERATION = """
-SELECT p.order_id, p.tender_number, p.kind, p.amount_minor, p.currency, p.reference_document, u.outcome,
+SELECT p.order_id, p.tender_number, p.kind, p.amount_minor, p.currency, p.reference_document, p.authorization_id, u.outcome,
        EXISTS (SELECT FROM payment_operations r WHERE r.replaces = p.operation_id) AS is_replaced
   FROM payment_operations p LEFT JOIN payment_outcomes u USING (operation_id) WHERE p.operation_id = $1"""
 
@@ -53,7 +53,13 @@ async def _settle(
         state = "replaced already" if row["is_replaced"] else row["outcome"] or "OPEN"
         raise OperationNotDeclined(str(operation_id), kind.value, state)
     operation = store.operation(
-        number, kind, row["amount_minor"], is_done=is_by_hand, replaces=operation_id, reference=reference
+        number,
+        kind,
+        row["amount_minor"],
+        is_done=is_by_hand,
+        replaces=operation_id,
+        reference=reference,
+        authorization_id=row["authorization_id"],
     )
     await store.book(
         tx.connection,

@@ -7,6 +7,7 @@ it once. What is not known for certain is `OutcomeUnknown`, and never taken for 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -17,7 +18,8 @@ from onhand.domain.payment import Operation, Outcome
 class Asked:
     """One operation. `authorization`: what the provider called the authorization that it is of; empty for that itself.
 
-    `is_last`: of captures, that nothing more of the authorization will be captured.
+    `is_last`: of captures, that nothing more of the authorization will be captured. `is_kept`: of authorizations, that the goods
+    leave later, so that it may have to be renewed with nobody there to be asked.
     """
 
     operation_id: UUID
@@ -29,15 +31,20 @@ class Asked:
     payment_method: str = ""
     authorization: str = ""
     is_last: bool = True
+    is_kept: bool = False
 
 
 @dataclass(frozen=True)
 class Said:
-    """What became of it, for certain. `reference`: what the provider calls it; `detail`: why it said no."""
+    """What became of it, for certain. `reference`: what the provider calls it; `detail`: why it said no.
+
+    `expires_time`: of authorizations, when it ends, where the provider says so.
+    """
 
     outcome: Outcome
     reference: str = ""
     detail: str = ""
+    expires_time: datetime | None = None
 
 
 class OutcomeUnknown(Exception):
@@ -49,6 +56,9 @@ class PaymentProvider(Protocol):
 
     async def authorize(self, asked: Asked) -> Said:
         """Sets the amount aside."""
+
+    async def renew(self, asked: Asked) -> Said:
+        """Sets the amount aside anew, by the means of `authorization`, which stays as it is."""
 
     async def capture(self, asked: Asked) -> Said:
         """Takes the amount of what is set aside."""
@@ -73,8 +83,10 @@ async def ask(provider: PaymentProvider, asked: Asked) -> Said:
     """Asks for an operation of any kind."""
     if asked.kind is Operation.AUTHORIZE:
         return await provider.authorize(asked)
+    if asked.kind is Operation.RENEW:
+        return await provider.renew(asked)
     if asked.kind is Operation.CAPTURE:
         return await provider.capture(asked)
-    if asked.kind is Operation.VOID:
+    if asked.kind in (Operation.VOID, Operation.RELEASE):
         return await provider.void(asked)
     return await provider.refund(asked)

@@ -22,7 +22,7 @@ from onhand.wire import money_to_wire, timestamp
 PAYMENTS = """
 SELECT t.order_id, t.tender_number, t.kind, t.reference, t.provider, t.capture_at, t.gift_card_id, t.amount_minor,
        t.authorized_minor, t.captured_minor, t.voided_minor, t.refunded_minor, t.given_back_minor, t.is_declined, t.created_time,
-       o.currency, (
+       t.authorization_expires_time, t.is_renewal_declined, o.currency, (
     SELECT json_agg(json_build_object('operation_id', p.operation_id, 'kind', p.kind, 'amount_minor', p.amount_minor,
                'reason_code', p.reason_code, 'reference_document', p.reference_document, 'actor', p.actor,
                'created_time', p.created_time, 'outcome', u.outcome, 'provider_reference', u.provider_reference,
@@ -67,7 +67,7 @@ def payment_message(row: Any) -> pb.Payment:
     """A tender with what became of its money."""
     currency, payment = row["currency"], payment_of(row)
     given_back_minor = row["given_back_minor"]
-    return pb.Payment(
+    message = pb.Payment(
         order_id=str(row["order_id"]),
         tender_number=row["tender_number"],
         kind=order_pb2.TenderKind.Value(f"TENDER_KIND_{row['kind']}"),
@@ -85,6 +85,10 @@ def payment_message(row: Any) -> pb.Payment:
         created_time=timestamp(row["created_time"]),
         capture_at=order_pb2.CaptureAt.Value(f"CAPTURE_AT_{row['capture_at']}"),
     )
+    if payment.capturable_minor and row["authorization_expires_time"]:
+        message.authorization_expire_time.CopyFrom(timestamp(row["authorization_expires_time"]))
+        message.is_renewal_declined = row["is_renewal_declined"]
+    return message
 
 
 def _operation(value: dict[str, Any], currency: str) -> pb.PaymentOperation:

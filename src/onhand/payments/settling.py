@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from onhand.crash import step
-from onhand.domain.payment import Operation, Outcome, Payment, Provider
+from onhand.domain.payment import CaptureAt, Operation, Outcome, Payment, Provider
 from onhand.jobs import Jobs, NotYet, enqueue
 from onhand.ledger.transaction import Transaction
+from onhand.payments import store
 from onhand.payments.providers import Asked, OutcomeUnknown, PaymentProvider, Said, ask
 from onhand.postgres import Connection, Database
 
@@ -22,15 +24,28 @@ log = logging.getLogger(__name__)
 
 SETTLE = "payment.settle"
 """The job. Its payload is the operation's id."""
+RENEW = "payment.renew"
+"""The job of onhand.payments.renewing. Its payload is the id of the operation that made an authorization."""
+AUTHORIZATION_SECONDS = 7 * 86400.0
+"""How long an authorization holds where its provider does not say: Stripe's own bound for cards."""
+RENEW_BEFORE_SECONDS = 86400.0
+"""How long before its end an authorization is renewed: a day, for a provider that does not answer and for people."""
+RENEW_AGAIN_SECONDS = 6 * 3600.0
+"""When a renewal that was declined is tried again, while the authorization still holds."""
 
 # An operation waits for those of its tender that were asked for before it.
 READ_OPERATION = """
 SELECT p.operation_id, p.order_id, p.tender_number, p.kind, p.amount_minor, p.currency, p.reason_code, p.reference_document,
-       t.provider, t.payment_method, t.amount_minor AS tender_minor, t.authorized_minor, t.captured_minor, t.voided_minor,
+       p.actor, p.authorization_id, t.capture_at, t.provider, t.payment_method,
+       t.amount_minor AS tender_minor, t.authorized_minor, t.captured_minor, t.voided_minor,
        t.refunded_minor, t.is_declined, u.outcome,
-       (SELECT b.provider_reference FROM payment_operations a JOIN payment_outcomes b USING (operation_id)
-         WHERE a.order_id = p.order_id AND a.tender_number = p.tender_number AND a.kind = 'AUTHORIZE'
-           AND b.outcome = 'SUCCEEDED') AS authorization_reference,
+       (SELECT (SELECT b.provider_reference FROM payment_outcomes b WHERE b.operation_id = a.operation_id)
+          FROM payment_operations a
+         WHERE a.order_id = p.order_id AND a.tender_number = p.tender_number AND a.kind IN ('AUTHORIZE', 'RENEW')
+           AND (SELECT b.outcome FROM payment_outcomes b WHERE b.operation_id = a.operation_id) = 'SUCCEEDED'
+           AND a.operation_number < p.operation_number
+           AND a.operation_id = coalesce(p.authorization_id, a.operation_id)
+         ORDER BY a.operation_number DESC LIMIT 1) AS authorization_reference,
        EXISTS (SELECT FROM payment_operations e
                 WHERE e.order_id = p.order_id AND e.tender_number = p.tender_number AND e.operation_number < p.operation_number
                   AND NOT EXISTS (SELECT FROM payment_outcomes v WHERE v.operation_id = e.operation_id)) AS is_behind
@@ -47,14 +62,29 @@ UPDATE tenders t
        captured_minor = t.captured_minor + CASE WHEN p.kind = 'CAPTURE' AND $2 = 'SUCCEEDED' THEN p.amount_minor ELSE 0 END,
        voided_minor = t.voided_minor + CASE WHEN p.kind = 'VOID' AND $2 = 'SUCCEEDED' THEN p.amount_minor ELSE 0 END,
        refunded_minor = t.refunded_minor + CASE WHEN p.kind = 'REFUND' AND $2 = 'SUCCEEDED' THEN p.amount_minor ELSE 0 END,
-       is_declined = t.is_declined OR p.kind = 'AUTHORIZE' AND $2 = 'DECLINED'
+       is_declined = t.is_declined OR p.kind = 'AUTHORIZE' AND $2 = 'DECLINED',
+       authorization_expires_time = CASE WHEN p.kind IN ('AUTHORIZE', 'RENEW') AND $2 = 'SUCCEEDED'
+                                         THEN coalesce($5, now() + $6) ELSE t.authorization_expires_time END,
+       is_renewal_declined = CASE p.kind WHEN 'RENEW' THEN $2 = 'DECLINED' ELSE t.is_renewal_declined END
   FROM outcome JOIN payment_operations p USING (operation_id)
- WHERE (t.order_id, t.tender_number) = (p.order_id, p.tender_number) RETURNING t.order_id"""
+ WHERE (t.order_id, t.tender_number) = (p.order_id, p.tender_number)
+RETURNING t.authorization_expires_time, extract(epoch FROM t.authorization_expires_time - now())::float8 AS seconds_left"""
 
 
 async def settle_later(connection: Connection, operation_id: UUID) -> None:
     """Has an operation asked for once this transaction is committed."""
     await enqueue(connection, SETTLE, {"operation_id": str(operation_id)}, key=f"{SETTLE}/{operation_id}")
+
+
+async def renew_later(connection: Connection, operation_id: UUID, after_seconds: float) -> None:
+    """Has the authorization that an operation made renewed, if it is still needed then."""
+    await enqueue(
+        connection,
+        RENEW,
+        {"operation_id": str(operation_id)},
+        after_seconds=max(0.0, after_seconds),
+        key=f"{RENEW}/{operation_id}",
+    )
 
 
 class Settling:
@@ -109,9 +139,14 @@ class Settling:
         """Writes an outcome down, with the event that tells of it; nothing, where it has one."""
         async with self._database.transaction() as connection:
             reference, detail = said.reference[:256], said.detail[:500]
-            if await connection.fetchval(RECORD, operation_id, said.outcome.value, reference, detail) is None:
+            recorded = await connection.fetchrow(
+                *(RECORD, operation_id, said.outcome.value, reference, detail, said.expires_time),
+                timedelta(seconds=AUTHORIZATION_SECONDS),
+            )
+            if recorded is None:
                 return
             tx = Transaction(connection)
+            expires = await _follow(connection, operation_id, said.outcome, row, recorded)
             what = _TOLD[Operation(row["kind"])] if said.outcome is Outcome.SUCCEEDED else "declined"
             tx.emit(
                 f"onhand.payment.{what}.v1",
@@ -126,6 +161,7 @@ class Settling:
                     "reason_code": row["reason_code"],
                     "reference_document": row["reference_document"],
                     "detail": detail,
+                    **({"authorization_expires_time": expires.isoformat()} if expires else {}),
                 },
             )
             await tx.finish()
@@ -136,7 +172,42 @@ _TOLD = {
     Operation.CAPTURE: "captured",
     Operation.VOID: "voided",
     Operation.REFUND: "refunded",
+    Operation.RENEW: "renewed",
+    Operation.RELEASE: "released",
 }
+
+
+async def _follow(
+    connection: Connection, operation_id: UUID, outcome: Outcome, row: Any, recorded: Any
+) -> datetime | None:
+    """What follows from an authorization, and when it ends: it is renewed before that; one that it renewed is freed."""
+    kind = Operation(row["kind"])
+    if kind not in (Operation.AUTHORIZE, Operation.RENEW) or row["capture_at"] != CaptureAt.FULFILLMENT.value:
+        return None
+    expires: datetime | None = recorded["authorization_expires_time"]
+    if outcome is Outcome.SUCCEEDED:
+        await renew_later(connection, operation_id, recorded["seconds_left"] - RENEW_BEFORE_SECONDS)
+        if kind is Operation.RENEW:
+            old = store.operation(
+                row["tender_number"],
+                Operation.RELEASE,
+                row["amount_minor"],
+                is_done=False,
+                authorization_id=row["authorization_id"],
+            )
+            await store.book(
+                connection,
+                row["order_id"],
+                [old],
+                currency=row["currency"],
+                reason_code=row["reason_code"],
+                reference_document=row["reference_document"],
+                actor=row["actor"],
+            )
+            await settle_later(connection, old.operation_id)
+    elif kind is Operation.RENEW and recorded["seconds_left"] > RENEW_AGAIN_SECONDS:
+        await renew_later(connection, row["authorization_id"], RENEW_AGAIN_SECONDS)
+    return expires
 
 
 def _payment(row: Any) -> Payment:
@@ -161,6 +232,7 @@ def _asked(row: Any) -> Asked:
         row["payment_method"],
         row["authorization_reference"] or "",
         row["amount_minor"] == _payment(row).capturable_minor,
+        row["capture_at"] == CaptureAt.FULFILLMENT.value,
     )
 
 
@@ -169,6 +241,9 @@ def _refused_here(row: Any, asked: Asked) -> Said | None:
     payment = _payment(row)
     room = {
         Operation.AUTHORIZE: asked.amount_minor,
+        # Of money that is set aside already: what moved of it meanwhile is left out, or freed.
+        Operation.RENEW: asked.amount_minor,
+        Operation.RELEASE: asked.amount_minor,
         Operation.CAPTURE: payment.capturable_minor,
         Operation.VOID: payment.capturable_minor,
         Operation.REFUND: payment.refundable_minor,

@@ -27,12 +27,13 @@ SELECT o.tender_number, o.kind, sum(o.amount_minor)::int8 AS amount_minor FROM p
 # Operations, the outcomes of those that have one, and the sums of their tenders, which constraints keep within each other.
 BOOK = """
 WITH asked AS (
-    SELECT * FROM unnest($2::uuid[], $3::int[], $4::text[], $5::int8[], $9::bool[], $11::uuid[], $12::text[]) WITH ORDINALITY
-        AS o (operation_id, tender_number, kind, amount_minor, is_done, replaces, reference, place)),
+    SELECT * FROM unnest($2::uuid[], $3::int[], $4::text[], $5::int8[], $9::bool[], $11::uuid[], $12::text[], $13::uuid[])
+        WITH ORDINALITY
+        AS o (operation_id, tender_number, kind, amount_minor, is_done, replaces, reference, authorization_id, place)),
 operation AS (
     INSERT INTO payment_operations (operation_id, order_id, tender_number, kind, amount_minor, currency, reason_code,
-                                    reference_document, actor, replaces)
-    SELECT operation_id, $1, tender_number, kind, amount_minor, $6, $7, $8, $10, replaces FROM asked
+                                    reference_document, actor, replaces, authorization_id)
+    SELECT operation_id, $1, tender_number, kind, amount_minor, $6, $7, $8, $10, replaces, authorization_id FROM asked
      ORDER BY place),
 outcome AS (
     INSERT INTO payment_outcomes (operation_id, outcome, provider_reference)
@@ -63,7 +64,10 @@ class LockedTender:
 
 @dataclass(frozen=True)
 class NewOperation:
-    """An operation to be written. `is_done`: it has succeeded in this very transaction."""
+    """An operation to be written. `is_done`: it has succeeded in this very transaction.
+
+    `authorization_id`: the operation that made the authorization it is of; the newest before it, if not said.
+    """
 
     tender_number: int
     kind: Operation
@@ -72,6 +76,7 @@ class NewOperation:
     operation_id: UUID
     replaces: UUID | None = None
     reference: str = ""
+    authorization_id: UUID | None = None
 
 
 def operation(
@@ -82,9 +87,10 @@ def operation(
     is_done: bool,
     replaces: UUID | None = None,
     reference: str = "",
+    authorization_id: UUID | None = None,
 ) -> NewOperation:
     """A new one. `reference`: what is written on the receipt of one that was done by hand."""
-    return NewOperation(tender_number, kind, amount_minor, is_done, new_id(), replaces, reference)
+    return NewOperation(tender_number, kind, amount_minor, is_done, new_id(), replaces, reference, authorization_id)
 
 
 async def lock_tenders(connection: Connection, order_id: UUID) -> dict[int, LockedTender]:
@@ -149,4 +155,5 @@ async def book(
         actor,
         [o.replaces for o in operations],
         [o.reference for o in operations],
+        [o.authorization_id for o in operations],
     )

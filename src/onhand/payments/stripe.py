@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Mapping
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -53,6 +54,40 @@ class Stripe:
             # An order may leave in several parcels, each captured when it does.
             "payment_method_options": {"card": {"request_multicapture": "if_available"}},
             "metadata": _named(asked),
+            "expand": ["latest_charge"],
+        }
+        if asked.is_kept:
+            # A payment method can be used again only for a customer who agreed to that.
+            known = await _said(
+                self._client.v1.customers.create_async(
+                    {"metadata": _named(asked)}, {"idempotency_key": f"{asked.operation_id}/customer"}
+                )
+            )
+            if isinstance(known, Said):
+                return known
+            params |= {"customer": known.id, "setup_future_usage": "off_session"}
+        intent = await _said(self._client.v1.payment_intents.create_async(params, _key(asked)))
+        return intent if isinstance(intent, Said) else _authorized(intent)
+
+    async def renew(self, asked: Asked) -> Said:
+        """Another PaymentIntent for the same customer and payment method, with nobody there."""
+        before = await _said(self._client.v1.payment_intents.retrieve_async(asked.authorization))
+        if isinstance(before, Said):
+            return before
+        if not before.customer or not before.payment_method:
+            return Said(Outcome.DECLINED, "", "not_reusable: the payment method was given for one use")
+        params: Any = {
+            "amount": _amount(asked),
+            "currency": asked.currency.lower(),
+            "customer": str(before.customer),
+            "payment_method": str(before.payment_method),
+            "confirm": True,
+            "off_session": True,
+            "capture_method": "manual",
+            "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
+            "payment_method_options": {"card": {"request_multicapture": "if_available"}},
+            "metadata": _named(asked),
+            "expand": ["latest_charge"],
         }
         intent = await _said(self._client.v1.payment_intents.create_async(params, _key(asked)))
         return intent if isinstance(intent, Said) else _authorized(intent)
@@ -87,7 +122,7 @@ class Stripe:
 
     async def look_up(self, asked: Asked) -> Said | None:
         """By what the operation left there. An authorization is not looked up: asking again under its key says what it came to."""
-        if asked.kind is Operation.AUTHORIZE:
+        if asked.kind in (Operation.AUTHORIZE, Operation.RENEW):
             return None
         if asked.kind is Operation.REFUND:
             found = await _said(
@@ -100,7 +135,7 @@ class Stripe:
         intent = await _said(self._client.v1.payment_intents.retrieve_async(asked.authorization))
         if isinstance(intent, Said):
             return None
-        if asked.kind is Operation.VOID:
+        if asked.kind in (Operation.VOID, Operation.RELEASE):
             return Said(Outcome.SUCCEEDED, intent.id) if intent.status == "canceled" else None
         if _mark(asked) in _metadata(intent):
             return Said(Outcome.SUCCEEDED, str(intent.latest_charge or intent.id))
@@ -171,10 +206,17 @@ async def _said(call: Awaitable[Answer]) -> Answer | Said:
 
 def _authorized(intent: Any) -> Said:
     if intent.status in ("requires_capture", "succeeded"):
-        return Said(Outcome.SUCCEEDED, intent.id)
+        return Said(Outcome.SUCCEEDED, intent.id, expires_time=_capture_before(intent))
     if intent.status in _DECLINED_STATES:
         return Said(Outcome.DECLINED, intent.id, intent.status)
     raise OutcomeUnknown(f"{intent.id} is {intent.status}")
+
+
+def _capture_before(intent: Any) -> datetime | None:
+    """When the authorization ends, where the card's network says so."""
+    details = getattr(getattr(intent, "latest_charge", None), "payment_method_details", None)
+    until = getattr(getattr(details, "card", None), "capture_before", None)
+    return None if until is None else datetime.fromtimestamp(until, UTC)
 
 
 def _refunded(refund: Any) -> Said:

@@ -37,6 +37,7 @@ NEXT_STEPS = {
     "checkouts_end": _MONEY,
     "checkouts_keep": "Read what became of that checkout; then set locked_for of the cart, or pinned_for of the claims, "
     + "to NULL in the database.",
+    "renewals": _MONEY,
     "gift_card_balances": _RESTORE,
     "gift_cards_spent_once": _RESTORE,
     "returns_held_once": _ORDER,

@@ -38,6 +38,11 @@ class StripeServer:
     faults: deque[str] = field(default_factory=deque)
     intents: dict[str, dict[str, Any]] = field(default_factory=dict)
     refunds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    customers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    methods: dict[str, str] = field(default_factory=dict)
+    """Payment methods that were used, and the customer that each was attached to, if any."""
+    capture_before: int | None = None
+    """What the card's network says of new authorizations."""
     wrong: list[str] = field(default_factory=list)
     """What a request lacked; Stripe itself would have refused it."""
     _answers: dict[str, tuple[dict[str, str], int, dict[str, Any]]] = field(default_factory=dict)
@@ -126,6 +131,10 @@ class StripeServer:
             return self._authorize(fields)
         if request.path == "/v1/refunds":
             return self._refund(fields)
+        if request.path == "/v1/customers":
+            id = f"cus_{len(self.customers) + 1}"
+            self.customers[id] = {"id": id, "object": "customer", "metadata": _metadata(fields)}
+            return 200, self.customers[id]
         intent = self.intents[parts[3]]
         if parts[4] == "cancel":
             if intent["status"] != "requires_capture":
@@ -149,13 +158,22 @@ class StripeServer:
             "capture_method": "manual",
             "automatic_payment_methods[enabled]": "true",
             "automatic_payment_methods[allow_redirects]": "never",
-            "error_on_requires_action": "true",
         }
+        # Nobody is there to act when an authorization is renewed.
+        is_off_session = fields.get("off_session") == "true"
+        expected |= {} if is_off_session else {"error_on_requires_action": "true"}
+        customer, method = fields.get("customer", ""), fields["payment_method"]
+        if customer and customer not in self.customers:
+            return 400, _error("invalid_request_error", "resource_missing", "No such customer")
+        if method in self.methods and (not customer or self.methods[method] != customer) and is_off_session:
+            return 400, _error("invalid_request_error", "payment_method_unexpected_state", "not attached to it")
+        if customer and not is_off_session and fields.get("setup_future_usage") != "off_session":
+            self.wrong.append("a customer, and nothing is said of later use")
         self.wrong += [f"{k} is {fields.get(k)}" for k, v in expected.items() if fields.get(k) != v]
         self.wrong += [k for k in ("order_id", "tender_number", "operation_id") if f"metadata[{k}]" not in fields]
         if not fields["currency"].islower():
             self.wrong.append("the currency is in capitals")
-        if fields["payment_method"] == "pm_declined":
+        if fields["payment_method"] == "pm_declined" or (is_off_session and method == "pm_once"):
             return 402, {
                 "error": {
                     "type": "card_error",
@@ -164,6 +182,7 @@ class StripeServer:
                     "message": "Your card has insufficient funds.",
                 }
             }
+        self.methods[method] = customer
         id = f"pi_{len(self.intents) + 1}"
         amount = int(fields["amount"])
         self.intents[id] = {
@@ -177,9 +196,15 @@ class StripeServer:
             "amount_received": 0,
             "currency": fields["currency"],
             "latest_charge": None,
+            "customer": customer or None,
+            "payment_method": method,
             "metadata": _metadata(fields),
         }
-        return 200, dict(self.intents[id])
+        if fields.get("expand[0]") != "latest_charge":
+            self.wrong.append("the charge is not asked for")
+        card = {"capture_before": self.capture_before} if self.capture_before else {}
+        charge = {"id": f"ch_{id}", "object": "charge", "payment_method_details": {"type": "card", "card": card}}
+        return 200, self.intents[id] | {"latest_charge": charge}
 
     def _refund(self, fields: dict[str, str]) -> tuple[int, dict[str, Any]]:
         intent = self.intents[fields["payment_intent"]]
