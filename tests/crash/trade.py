@@ -252,6 +252,18 @@ async def _(stage: Stage, shop: Shop) -> Message:
     return await previewed(shop, order.order_id, pb.OrderChange(quantities=pb.EditQuantities(lines=wanted)))
 
 
+@scenario("ApplyOrderChange", "more, paid with a gift card", is_tight=True)
+async def _(stage: Stage, shop: Shop) -> Message:
+    await issue(shop, GIFT_CARD, 1000)
+    order = (await placed(shop)).order
+    lines = [pb.WantedQuantity(line_number=2, quantity=order.lines[1].quantity + 2)]
+    request = await previewed(shop, order.order_id, pb.OrderChange(quantities=pb.EditQuantities(lines=lines)))
+    request.tenders[0].CopyFrom(
+        pb.Tender(kind=pb.TENDER_KIND_GIFT_CARD, amount=request.tenders[0].amount, gift_card_code=GIFT_CARD)
+    )
+    return request
+
+
 @scenario("ApplyOrderChange", "a pickup at another store, of which a part is not there")
 async def _(stage: Stage, shop: Shop) -> Message:
     order = (await shop.place({NORTH: {MILK: 4}})).order

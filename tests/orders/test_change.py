@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from broken import shorts, verified
+from broken import broken_rules, shorts, verified
 from onhand.domain.stock import Level
 from onhand.v1 import catalog_pb2
 from onhand.v1 import order_pb2 as pb
+from purse import issue, tender
 from shelf import request_id
-from shop import ADDRESS, BREAD, CALLER, DEPOT, MILK, NORTH, SOUTH, Shop, card, cents, dollars, refused
+from shop import ADDRESS, BREAD, CALLER, DEPOT, MILK, NORTH, SOUTH, Shop, card, cents, dollars, refused, told
 
 SHIP = pb.FULFILLMENT_KIND_SHIP
 MOVED = pb.FULFILLMENT_STATE_MOVED
@@ -63,6 +64,30 @@ def effects(shown: pb.PreviewOrderChangeResponse) -> dict[tuple[str, str], tuple
 
 
 # ------------------------------------------------------------------------------------------------------------- quantities
+async def test_more_is_paid_with_a_gift_card_which_gets_it_back(shop: Shop) -> None:
+    code, short = "K7QF-3M9D-X2PA-88HT", "K7QF-3M9D-X2PA-88HU"
+    await issue(shop, code, 600)
+    await issue(shop, short, 100)
+    order = (await shop.place({NORTH: {BREAD: 1}})).order
+    shown = await preview(shop, order, quantities({1: 3}))
+    assert cents(shown.charge) == 500
+    for tenders, reason in (
+        ([tender("GIFT_CARD", 500, gift_card_code=short)], "GIFT_CARD_SHORT"),
+        ([tender("GIFT_CARD", 499, gift_card_code=code)], "TENDERS_MISMATCH"),
+        ([tender("CARD", 500, payment_method="pm_1")], "INVALID_REQUEST"),
+    ):
+        assert (await told(apply(shop, order, quantities({1: 3}), shown.etag, tenders=tenders)))[0] == reason
+    paid = [tender("GIFT_CARD", 400, gift_card_code=code), *card(100)]
+    id = request_id()
+    done = await apply(shop, order, quantities({1: 3}), shown.etag, request_id=id, tenders=paid)
+    assert await apply(shop, order, quantities({1: 3}), shown.etag, request_id=id, tenders=paid) == done
+    balance = "SELECT balance_minor FROM gift_cards ORDER BY last_characters"
+    assert await shop.fetch(balance) == [(200,), (100,)]
+    await shop.cancel(order.order_id, {2: 2})
+    assert await shop.fetch(balance) == [(600,), (100,)]
+    assert await broken_rules(shop) == []
+
+
 async def test_fewer_units_are_cancelled_and_more_are_added_at_todays_price(shop: Shop) -> None:
     order = (await shop.place({NORTH: {BREAD: 2, MILK: 3}})).order
     price = catalog_pb2.SetPriceRequest(request_id=request_id(), sku=BREAD, amount=dollars(275))

@@ -29,12 +29,14 @@ from onhand.orders.moving import Move
 from onhand.orders.queries import read_order
 from onhand.orders.store import Fulfillment, LockedOrder, NewTender
 from onhand.orders.work import settle
+from onhand.payments import gift_cards
+from onhand.payments.gift_cards import Card
 from onhand.postgres import Connection
 from onhand.reservations.claims import Wants
 from onhand.reservations.decrease import Decreases, Overdrawn
 from onhand.sourcing.capacity import hold_days, take_on
 from onhand.v1 import order_pb2 as pb
-from onhand.wire import money_to_wire
+from onhand.wire import money_from_wire, money_to_wire
 
 ADD_LINE = """
 WITH new_line AS (
@@ -45,10 +47,14 @@ new_part AS (
     VALUES ($8, $2, $3, $4, true))
 UPDATE orders SET total_minor = total_minor + $7 WHERE order_id = $1"""
 ADD_TENDERS = """
-INSERT INTO tenders (order_id, tender_number, kind, amount_minor, reference, authorized_minor, captured_minor)
+INSERT INTO tenders (order_id, tender_number, kind, amount_minor, reference, provider, gift_card_id, authorized_minor,
+                     captured_minor)
 SELECT $1, t.n + coalesce((SELECT max(tender_number) FROM tenders WHERE order_id = $1), 0), t.kind, t.amount_minor, t.reference,
-       t.amount_minor, t.amount_minor
-  FROM unnest($2::text[], $3::int8[], $4::text[]) WITH ORDINALITY AS t (kind, amount_minor, reference, n)"""
+       t.provider, t.gift_card_id, CASE t.provider WHEN 'TILL' THEN t.amount_minor ELSE 0 END,
+       CASE t.provider WHEN 'TILL' THEN t.amount_minor ELSE 0 END
+  FROM unnest($2::text[], $3::int8[], $4::text[], $5::text[], $6::uuid[])
+       WITH ORDINALITY AS t (kind, amount_minor, reference, provider, gift_card_id, n)
+RETURNING tender_number"""
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,11 @@ async def apply_order_change(
 ) -> pb.ApplyOrderChangeResponse:
     """OrderService.ApplyOrderChange."""
     order_id = parse_id("order_id", request.order_id)
+    if payments.is_paid_outside(request.tenders):
+        raise invalid("tenders", "of a change must be paid already, or by gift card: without payment_method")
+    codes = payments.gift_cards_of(request.tenders)
     held: dict[str, LockedOrder | None] = {}
+    cards: dict[bytes, Card] = {}
     wants: Wants = []
 
     async def takes() -> Wants:
@@ -134,12 +144,19 @@ async def apply_order_change(
         held["order"] = await store.lock_order(tx.connection, order_id)
         if wants:
             await hold_days(tx, [place for place, _ in wants])
+        if codes and (order := held["order"]) is not None:
+            amounts = [(h, money_from_wire("tenders", request.tenders[n].amount)[0]) for n, h in codes.items()]
+            cards.update(await gift_cards.lock_by_code(tx.connection, amounts, order.currency))
 
     async def work(tx: Transaction, overdrawn: Overdrawn) -> pb.ApplyOrderChangeResponse:
         plan = await _plan(tx.connection, held["order"], order_id, request.change)
         if plan.etag(request.change) != request.etag:
             raise ChangeOutdated(str(order_id))
-        return await _apply(tx, plan, request, caller)
+        tenders = payments.tenders(request.tenders, codes, plan.order.currency, plan.charge_minor)
+        found = [
+            t if t.gift_card is None else t._replace(gift_card_id=cards[t.gift_card].gift_card_id) for t in tenders
+        ]
+        return await _apply(tx, plan, found, caller)
 
     return await decreases.decision(request, pb.ApplyOrderChangeResponse, takes, work, hold)
 
@@ -224,13 +241,9 @@ async def _plan_move(
 
 # -------------------------------------------------------------------------------------------------------------- applying
 async def _apply(
-    tx: Transaction, plan: Plan, request: pb.ApplyOrderChangeRequest, caller: Caller
+    tx: Transaction, plan: Plan, tenders: Sequence[NewTender], caller: Caller
 ) -> pb.ApplyOrderChangeResponse:
-    order = plan.order
-    if not payments.is_recorded_only(request.tenders):
-        raise invalid("tenders", "of a change must be paid already: without gift_card_code and payment_method")
-    tenders = payments.tenders(request.tenders, {}, order.currency, plan.charge_minor)
-    taken = None
+    order, taken = plan.order, None
     if plan.quantities is not None:
         await _change_quantities(tx, plan, plan.quantities, tenders, caller)
     else:
@@ -270,8 +283,7 @@ async def _change_quantities(
     for n, addition in enumerate(quantities.additions, start=1):
         await add_line(tx, order, number + n, addition, plan.prices[addition.sku])
     if tenders:
-        columns = [[t.kind for t in tenders], [t.amount_minor for t in tenders], [t.reference for t in tenders]]
-        await tx.connection.execute(ADD_TENDERS, order.order_id, *columns)
+        await _add_tenders(tx, order, tenders, caller)
     if quantities.cancellations:
         states = {str(f.fulfillment_order_id): f.state for f in plan.fulfillments}
         added = [
@@ -298,6 +310,21 @@ async def _change_quantities(
             for position, quantity in sorted(plan.promised.items())
         ]
     )
+
+
+async def _add_tenders(tx: Transaction, order: LockedOrder, tenders: Sequence[NewTender], caller: Caller) -> None:
+    """Writes what pays for a change; gift cards, which are locked, are redeemed."""
+    rows = await tx.connection.fetch(
+        ADD_TENDERS,
+        order.order_id,
+        [t.kind for t in tenders],
+        [t.amount_minor for t in tenders],
+        [t.reference for t in tenders],
+        [t.provider.value for t in tenders],
+        [t.gift_card_id for t in tenders],
+    )
+    numbered = list(zip(sorted(row["tender_number"] for row in rows), tenders, strict=True))
+    await payments.redeem_tenders(tx, order.order_id, numbered, order.currency, caller.actor)
 
 
 @step("ledger.add_line")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
 
 from onhand.domain import money
 from onhand.domain.errors import CurrencyMismatch, TendersMismatch, invalid
@@ -93,23 +94,30 @@ async def with_gift_cards(tx: Transaction, order: NewOrder) -> NewOrder:
 
 async def redeem(tx: Transaction, order: NewOrder) -> None:
     """Pays with the gift cards of an order that was just written."""
-    cards = [(n, t) for n, t in enumerate(order.tenders, 1) if t.provider is Provider.GIFT_CARD]
+    await redeem_tenders(tx, order.order_id, list(enumerate(order.tenders, 1)), order.currency, order.actor)
+
+
+async def redeem_tenders(
+    tx: Transaction, order_id: UUID, tenders: Iterable[tuple[int, NewTender]], currency: str, actor: str
+) -> None:
+    """Pays with the gift cards, which are locked, among tenders by number that were just written."""
+    cards = [(n, t) for n, t in tenders if t.provider is Provider.GIFT_CARD]
     if not cards:
         return
-    document, operations, movements = f"order/{order.order_id}", [], []
+    document, operations, movements = f"order/{order_id}", [], []
     for number, tender in cards:
         assert tender.gift_card_id is not None
         authorized = payments_store.operation(number, Operation.AUTHORIZE, tender.amount_minor, is_done=True)
         captured = payments_store.operation(number, Operation.CAPTURE, tender.amount_minor, is_done=True)
         operations += [authorized, captured]
         movements.append((tender.gift_card_id, captured.operation_id, tender.amount_minor))
-    await gift_cards.redeem(tx, movements, document, order.actor)
+    await gift_cards.redeem(tx, movements, document, actor)
     await payments_store.book(
         tx.connection,
-        order.order_id,
+        order_id,
         operations,
-        currency=order.currency,
+        currency=currency,
         reason_code=REASON,
         reference_document=document,
-        actor=order.actor,
+        actor=actor,
     )
