@@ -110,7 +110,7 @@ class Stock(Base):
 
     @rule(target=transfers, n=servers, origin=places, destination=places, what=quantities_of, at_once=st.booleans())
     def ask_for(self, n: int, origin: str, destination: str, what: dict[str, int], at_once: bool) -> Any:
-        """A store asks another one, which sends all of it at once, or nothing yet."""
+        """A location asks another one, which sends all of it at once, or nothing yet."""
         fields = {"from_location_id": self.place(origin), "to_location_id": self.place(destination)}
         asked = self.call(n, "RequestTransfer", **fields, lines=self.lines(what))
         if not asked:
@@ -118,6 +118,21 @@ class Stock(Base):
         if at_once:
             self.call(n, "DispatchRequestedTransfer", transfer_id=asked["transfer"]["transfer_id"])
         return asked["transfer"]["transfer_id"]
+
+    @rule(
+        target=transfers,
+        n=servers,
+        ends=st.sampled_from((("north", "south"), ("south", "depot"))),
+        quantity=st.integers(1, 3),
+        what=st.sampled_from(("nothing", "lost", "back")),
+        later=st.integers(0, 2),
+    )
+    def ask_in_vain(self, n: int, ends: tuple[str, str], quantity: int, what: str, later: int) -> Any:
+        """Units that were asked for do not arrive."""
+        asked = self.ask_for(n, ends[0], ends[1], {"milk": quantity}, what != "nothing")
+        if isinstance(asked, str):
+            self.give_up_transfer(n, asked, what, later)
+        return asked
 
     @rule(n=servers, transfer=transfers, what=st.one_of(st.just({}), quantities_of))
     def send_what_was_asked_for(self, n: int, transfer: str, what: dict[str, int]) -> None:

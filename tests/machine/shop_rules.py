@@ -335,6 +335,33 @@ class Orders(Base):
         fields = {"location_id": self.place(place) if place else "", "lines": lines[: len(lines) - (became == "less")]}
         self.call(n, "ReturnUndelivered", fulfillment_order_id=work, **fields)
 
+    @rule(
+        target=orders,
+        n=servers,
+        place=st.sampled_from(("north", "south")),
+        what=quantities_of,
+        how=st.sampled_from(("no show", "put away", "damaged", "not found", "closed", "undelivered", "turned back")),
+        steps=st.integers(0, 2),
+        less=st.integers(0, 1),
+    )
+    def buy_in_vain(self, n: int, place: str, what: dict[str, int], how: str, steps: int, less: int) -> Any:
+        """An order that goes wrong: nobody comes, the location does not bring it, the carrier brings it back."""
+        is_sent = how in ("undelivered", "turned back")
+        order = self.buy(n, place, place, what, "SHIP" if is_sent else "PICKUP", "WEB")
+        if not isinstance(order, str):
+            return order
+        number, quantity = 1, self.model.orders[order].lines[0].quantity
+        if how in ("no show", "put away"):
+            self.do_not_come(n, order, 0, True, () if how == "put away" else (less, 0))
+        elif is_sent:
+            self.bring_back(n, order, 0, True, "" if how == "undelivered" else "south", "" if less else "DAMAGED")
+        else:
+            if steps:
+                self.work_on(n, order, 0, steps)
+            reason = how.upper().replace(" ", "_")
+            self.reject(n, order, 0, {(number, reason): max(1, quantity - less)})
+        return order
+
     # ------------------------------------------------------------------------------------------------- broken promises
     @rule(n=servers, place=places, which=st.integers(0, 2), decision=st.sampled_from(("WAIT", "WAIT", "RESOURCE")))
     def decide_shortfall(self, n: int, place: str, which: int, decision: str) -> None:
