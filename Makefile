@@ -4,8 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PYTHON ?= python3
 ARGS   ?=
-# Each runs a share of the files, with servers of its own. 0: all in one, as ONHAND_TEST_REDIS with a URL needs.
-TEST_PROCESSES ?= 2
+# Each runs a share of the files, with servers of its own; they wait for those, so one more than there are cores. 0: all in one, as ONHAND_TEST_REDIS with a URL needs.
+TEST_PROCESSES ?= 3
 
 INSTALLED := $(VENV)/.installed
 GENERATED := build/.protos
@@ -19,7 +19,7 @@ QUIET  = sh -c 'mkdir -p build && "$$@" > build/lint.log 2>&1 || { cat build/lin
 
 MODEL ?= full
 
-.PHONY: run test model bench test-redis7 test-tcp test-connect soak lint lint-protos protos lock clean
+.PHONY: run test crash-matrix model bench test-redis7 test-tcp test-connect soak lint lint-protos protos lock clean
 .DELETE_ON_ERROR:
 
 run: $(INSTALLED) $(GENERATED)
@@ -27,6 +27,10 @@ run: $(INSTALLED) $(GENERATED)
 
 test: $(INSTALLED) $(GENERATED)
 	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+
+# All of the crash matrix, of which `make test` has each workflow, each step, and every third thing that others do meanwhile.
+crash-matrix: $(INSTALLED) $(GENERATED)
+	@ONHAND_CRASH_MATRIX=whole $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile tests/crash $(ARGS)
 
 # Every interleaving of the protocol, larger than `make test` has it. MODEL=deep: larger still. MODEL=<a name>: the way there.
 model: $(INSTALLED)

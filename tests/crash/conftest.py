@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
+import uvloop
 
 from crash.matrix import Hit, Matrix, Scenario
 from crash.process import observed
@@ -14,6 +16,12 @@ from onhand.reservations import rebuild, reconcile
 
 CRASH_MATRIX = "crash_matrix"
 """The property of a test whose sum is told at the end of the session (tests/conftest.py)."""
+
+
+@pytest.fixture(scope="package")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    """The loop that servers have."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture(scope="package")

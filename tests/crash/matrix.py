@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -20,6 +23,9 @@ from shop import BREAD, MILK, NORTH, Shop
 
 CALLER = Caller("tester", None)
 
+IS_WHOLE = os.environ.get("ONHAND_CRASH_MATRIX") == "whole"
+"""Every statement within a transaction, and all that others may do while it stands still (`make crash-matrix`). Otherwise the
+first and the last of its statements, which PostgreSQL takes back alike, and of what others may do one after the other."""
 LATE_LOOPS = frozenset(("reconciling", "setting the clock"))
 LOAD = "gate.load"
 JOBS_IN_TURN_MAX = 8
@@ -144,7 +150,12 @@ async def _clean(server: Process, work: Call) -> Outcome:
 def points_of(trace: Sequence[Passed]) -> list[Passed]:
     """Where a fault makes a difference of its own: not between the last statement, committed by itself, and its step's end."""
     last = Counter(passed.step for passed in trace if passed.point.where == "statement")
-    return [p for p in trace if p.point.where != "statement" or p.is_open or p.point.k < last[p.step]]
+    found = [p for p in trace if p.point.where != "statement" or p.is_open or p.point.k < last[p.step]]
+    if IS_WHOLE:
+        return found
+    open_in = [p.step if p.is_open and p.point.where == "statement" else None for p in found]
+    around = zip(found, [None, *open_in], open_in, [*open_in[1:], None], strict=False)
+    return [p for p, before, here, after in around if here is None or not before == here == after]
 
 
 class Matrix:
@@ -246,12 +257,16 @@ class _Run:
 
     async def stalls(self, points: Sequence[Passed], report: Report) -> None:
         """Stands still before every step that changes something, while others sweep, rebuild, or do what it was asked for."""
+        others = (self._sweep, self._rebuild, self._do_the_same)
+        turns = itertools.cycle(others)
+        for _ in range(zlib.crc32(str(self.scenario).encode()) % len(others)):
+            next(turns)
         for passed in points:
             point = passed.point
             after = self._states.get(replace(point, where="after"))
             if point.where != "before" or after in (None, self._states[point]):
                 continue
-            for meanwhile in (self._sweep, self._rebuild, self._do_the_same):
+            for meanwhile in others if IS_WHOLE else (next(turns),):
                 report.stalls += 1
                 with self._reported(report, f"stall {point}; {meanwhile.__name__.strip('_')}"):
                     await self._stall(point, meanwhile)

@@ -137,6 +137,8 @@ class Process:
         if not is_answered:
             return Outcome(is_dead=True)
         error = call.exception()
+        if self.is_dead and error is not None and not isinstance(error, Refusal):
+            return Outcome(is_dead=True)  # another part of it met a connection that had died with it
         if isinstance(error, Refusal):
             return Outcome(None, error.reason, self.is_dead)
         if isinstance(error, Unreachable):  # of a loop, which logs it and tries again
