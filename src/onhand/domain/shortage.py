@@ -54,7 +54,7 @@ class ShortfallStep(Enum):
     COUNT = "COUNT"
     """The goods may be there all the same: count first."""
     CHOOSE = "CHOOSE"
-    """They were counted, and are not there: cancel them, or decide to wait."""
+    """They are not there, or not brought: cancel them, have another location bring them, or decide to wait."""
     WAIT = "WAIT"
     """Somebody decided to wait for stock, which covers them when it comes."""
     NONE = "NONE"
