@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from onhand.simulate.amounts import minor_of, share
 from onhand.simulate.effects import Did
 from onhand.simulate.order_effects import held
 from onhand.v1 import order_pb2
@@ -30,7 +31,7 @@ class Done(Protocol):
 
 @dataclass
 class Line:
-    """A line of an order as the calls say; `total` and `given_back` in minor units."""
+    """A line of an order as the calls say; `total` in minor units."""
 
     sku: str
     ordered: int
@@ -40,10 +41,9 @@ class Line:
     cancelled: int = 0
     returned: int = 0
 
-    def share(self) -> int:
-        """What the units that were cancelled or returned so far give back: a half of a minor unit is rounded up."""
-        units = self.cancelled + self.returned
-        return (2 * self.total * units + self.ordered) // (2 * self.ordered)
+    def given_back(self) -> int:
+        """What the units that were cancelled or returned so far give back."""
+        return share(self.total, self.cancelled + self.returned, self.ordered)
 
 
 @dataclass
@@ -74,10 +74,10 @@ class Accounts:
         """A new order."""
         self.made_by[order.order_id].append(call.request_id)
         for line in order.lines:
-            self.lines[order.order_id][line.line_number] = Line(line.sku, line.quantity, cents(line.total))
+            self.lines[order.order_id][line.line_number] = Line(line.sku, line.quantity, minor_of(line.total))
         total = sum(line.total for line in self.lines[order.order_id].values())
         self.charged[order.order_id] += total
-        self.check(call, "order.total", cents(order.total), total)
+        self.check(call, "order.total", minor_of(order.total), total)
 
     def refund(self, order_id: str, field: str, units: Mapping[int, int]) -> int:
         """Units of lines were cancelled or returned: what they give back."""
@@ -86,20 +86,15 @@ class Accounts:
             line = self.lines[order_id].get(number)
             if line is None or not quantity:
                 continue
-            before = line.share()
+            before = line.given_back()
             setattr(line, field, getattr(line, field) + quantity)
-            refund += line.share() - before
+            refund += line.given_back() - before
         return refund
 
     def check(self, call: Done, what: str, told: int, due: int) -> None:
         """What an answer says against what follows from the calls."""
         if told != due:
             self.wrong.append((call, f"{what} is {told}, by the lines it is {due}"))
-
-
-def cents(amount: Any) -> int:
-    """Minor units of dollars."""
-    return int(amount.units) * 100 + int(amount.nanos) // 10_000_000
 
 
 def _sold(accounts: Accounts, call: Done, did: Did) -> None:
@@ -119,7 +114,7 @@ def _placed(accounts: Accounts, call: Done, did: Did) -> None:
 def _cancelled(accounts: Accounts, call: Done, did: Did) -> None:
     units = _summed((line.line_number, line.quantity) for line in call.request.lines)
     due = accounts.refund(call.request.order_id, "cancelled", units)
-    accounts.check(call, "refund", cents(call.answer.refund), due)
+    accounts.check(call, "refund", minor_of(call.answer.refund), due)
 
 
 def _left(accounts: Accounts, call: Done, did: Did) -> None:
@@ -147,15 +142,15 @@ def _substituted(accounts: Accounts, call: Done, did: Did) -> None:
     order, number = call.answer.order, call.answer.substitute_line_number
     due = accounts.refund(order.order_id, "cancelled", {call.request.line_number: call.request.quantity})
     line = next(line for line in order.lines if line.line_number == number)
-    new = Line(call.request.sku, call.request.substitute_quantity, cents(line.total), call.request.line_number)
+    new = Line(call.request.sku, call.request.substitute_quantity, minor_of(line.total), call.request.line_number)
     accounts.lines[order.order_id][number] = new
-    accounts.check(call, "refund", cents(call.answer.refund), due - new.total)
+    accounts.check(call, "refund", minor_of(call.answer.refund), due - new.total)
 
 
 def _changed(accounts: Accounts, call: Done, did: Did) -> Did | None:
     order, lines = call.answer.order, accounts.lines[call.request.order_id]
     if call.request.change.WhichOneof("change") != "quantities":
-        accounts.check(call, "charge and refund", cents(call.answer.charge) + cents(call.answer.refund), 0)
+        accounts.check(call, "charge and refund", minor_of(call.answer.charge) + minor_of(call.answer.refund), 0)
         return None
     fewer, wanted = dict[int, int](), []
     for asked in call.request.change.quantities.lines:
@@ -168,16 +163,16 @@ def _changed(accounts: Accounts, call: Done, did: Did) -> Did | None:
     for line in order.lines:
         if line.line_number not in lines:
             more[line.line_number] = line.quantity
-            charge += cents(line.total)
+            charge += minor_of(line.total)
     # What was asked for, each as a line of its own; if the answer has others, they are not what was wanted.
     for (sku, quantity), number in zip(wanted, sorted(more), strict=False):
-        lines[number] = Line(sku, quantity, next(cents(n.total) for n in order.lines if n.line_number == number))
+        lines[number] = Line(sku, quantity, next(minor_of(n.total) for n in order.lines if n.line_number == number))
         more[number] = quantity
     accounts.charged[call.request.order_id] += charge
     accounts.check(call, "added lines", len(more), len(wanted))
-    accounts.check(call, "charge", cents(call.answer.charge), charge)
+    accounts.check(call, "charge", minor_of(call.answer.charge), charge)
     due = accounts.refund(call.request.order_id, "cancelled", fewer)
-    accounts.check(call, "refund", cents(call.answer.refund), due)
+    accounts.check(call, "refund", minor_of(call.answer.refund), due)
     return did._replace(fewer=fewer, more=more)
 
 
@@ -190,15 +185,15 @@ def _came_back(accounts: Accounts, call: Done, returned: order_pb2.Return) -> No
     accounts.made_by[returned.return_id].append(call.request_id)
     if returned.order_id:
         units = _summed((line.line_number, line.quantity) for line in returned.lines)
-        accounts.check(call, "refund", cents(returned.refund), accounts.refund(returned.order_id, "returned", units))
+        accounts.check(call, "refund", minor_of(returned.refund), accounts.refund(returned.order_id, "returned", units))
 
 
 def _exchanged(accounts: Accounts, call: Done, did: Did) -> None:
     exchange = call.answer.exchange
     _came_back(accounts, call, exchange.returned)
     _left_at_once(accounts, call, exchange.order)
-    refund, total = cents(exchange.returned.refund), cents(exchange.order.total)
-    told = cents(exchange.carried), cents(exchange.refunded), cents(exchange.paid)
+    refund, total = minor_of(exchange.returned.refund), minor_of(exchange.order.total)
+    told = minor_of(exchange.carried), minor_of(exchange.refunded), minor_of(exchange.paid)
     carried = min(refund, total)
     for what, has, due in zip(
         ("carried", "refunded", "paid"), told, (carried, refund - carried, total - carried), strict=True

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from onhand.simulate.amounts import CURRENCY, line_refund, minor_of, money
 from onhand.simulate.fulfilment import ADDRESS, ON_ITS_WAY
 from onhand.simulate.history import OK
-from onhand.simulate.shop import CURRENCY, money
 from onhand.simulate.town import Town, Work, look
 from onhand.v1 import order_pb2, returns_pb2, types_pb2
 
@@ -64,20 +64,14 @@ async def exchange(town: Town) -> None:
     )
     request.returned.add(line_number=number, quantity=units, disposition=chance.choice(CONDITIONS))
     request.sold.extend(order_pb2.SaleLine(sku=line.sku, quantity=line.quantity) for line in wanted)
-    refund = refund_of(lines[number], units)
+    old = lines[number]
+    # If nobody brings any of it back in between.
+    refund = line_refund(old, old.cancelled_quantity + old.returned_quantity, units)
     request.tenders.extend(town.tenders([(line.sku, line.quantity) for line in wanted], refund))
     done = await town.change("returns", "CreateExchange", request)
     if done.outcome == OK:
         town.keep_sold(done.answer.exchange.order)
     await look(town, done, [place], [line.sku for line in wanted])
-
-
-def refund_of(line: order_pb2.OrderLine, units: int) -> int:
-    """What units of a line give back now, in minor units, if nobody returns any of it in between."""
-    total = line.total.units * 100 + line.total.nanos // 10_000_000
-    before = line.cancelled_quantity + line.returned_quantity
-    share = [(2 * total * n + line.quantity) // (2 * line.quantity) for n in (before, before + units)]
-    return share[1] - share[0]
 
 
 async def send_back(town: Town) -> None:
@@ -177,7 +171,7 @@ async def change_order(town: Town) -> None:
     apply = order_pb2.ApplyOrderChangeRequest(
         request_id=town.request_id(), order_id=known, change=change, etag=shown.etag
     )
-    charge = shown.charge.units * 100 + shown.charge.nanos // 10_000_000
+    charge = minor_of(shown.charge)
     if charge:
         apply.tenders.add(kind=order_pb2.TENDER_KIND_CARD, amount=money(charge))
     applied = await town.change("orders", "ApplyOrderChange", apply)

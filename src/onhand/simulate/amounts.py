@@ -1,4 +1,4 @@
-"""Amounts of the baskets' currency: as cents, on the wire, and what units of a line give back."""
+"""Amounts of the currency that is played with: as cents, on the wire, and what units of a line give back."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from onhand.simulate.accounts import Line, cents
+from onhand.simulate.accounts import Line
+from onhand.simulate.amounts import minor_of
 from onhand.simulate.facts import DUPLICATE, LOST, OTHER, Findings, GatewayRow, Ledger, TenderRow, as_told
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def _check_lines(found: Index, ledger: Ledger, findings: Findings) -> None:
             continue  # said already: the line is nobody's
         for name, has, due in (
             ("costs", row.total, line.total),
-            ("gave back", row.refunded, line.share()),
+            ("gave back", row.refunded, line.given_back()),
             ("replaces line", row.replaces, line.replaces),
         ):
             if has != due:
@@ -66,7 +67,7 @@ def _check_order(order_id: str, tenders: list[TenderRow], found: Index, findings
     substitutes = sum(line.total for line in lines.values() if line.replaces)
     for name, has, due in (
         ("is paid with", sum(t.amount for t in tenders), found.accounts.charged[order_id]),
-        ("gave back", sum(t.given_back for t in tenders), sum(n.share() for n in lines.values()) - substitutes),
+        ("gave back", sum(t.given_back for t in tenders), sum(n.given_back() for n in lines.values()) - substitutes),
     ):
         if has != due:
             what = f"order {order_id} {name} {has}, by the calls {due}"
@@ -82,12 +83,12 @@ def _check_gift_cards(found: Index, ledger: Ledger, findings: Findings) -> None:
     for call in done:
         if call.kind == "IssueGiftCard":
             ids[call.request.code] = call.answer.gift_card.gift_card_id
-            due[ids[call.request.code]] += cents(call.request.amount)
+            due[ids[call.request.code]] += minor_of(call.request.amount)
         elif call.kind == "TopUpGiftCard":
-            due[call.request.gift_card_id] += cents(call.request.amount)
+            due[call.request.gift_card_id] += minor_of(call.request.amount)
         elif call.kind == "CreateBlindReturn" and call.answer.gift_card_id:
             ids.setdefault(call.request.gift_card_code, call.answer.gift_card_id)
-            due[call.answer.gift_card_id] += cents(call.answer.returned.refund)
+            due[call.answer.gift_card_id] += minor_of(call.answer.returned.refund)
     for call in done:
         for code, amount in _codes(call):
             paid[ids.get(code, "no card")] += amount
@@ -140,4 +141,4 @@ def _check_gateway(ledger: Ledger, findings: Findings) -> None:
 def _codes(call: Call) -> list[tuple[str, int]]:
     """(code, amount) of the gift cards that a call paid with."""
     tenders = getattr(call.request, "tenders", ())
-    return [(t.gift_card_code, cents(t.amount)) for t in tenders if t.gift_card_code]
+    return [(t.gift_card_code, minor_of(t.amount)) for t in tenders if t.gift_card_code]

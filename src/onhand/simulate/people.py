@@ -10,10 +10,11 @@ import time
 from typing import NamedTuple
 
 from onhand.simulate.aftersales import bring_without_proof, change_order, exchange, send_back, take_back, to_supplier
+from onhand.simulate.amounts import CURRENCY
 from onhand.simulate.associates import adjust, announce, count, count_open_store, receive, transfer
 from onhand.simulate.fulfilment import ADDRESS, fulfil, mend
 from onhand.simulate.history import OK
-from onhand.simulate.shop import CURRENCY, WEBHOOK_SECRET
+from onhand.simulate.shop import WEBHOOK_SECRET
 from onhand.simulate.town import Journey, Town, look
 from onhand.v1 import inventory_pb2, order_pb2, payment_pb2, types_pb2
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from onhand.simulate.accounts import cents
+from onhand.simulate.amounts import minor_of
 from onhand.simulate.facts import CLOCK_SLACK_SECONDS, OTHER, Findings, Ledger, MovementRow, as_told
 from onhand.simulate.history import REFUSED, UNKNOWN, Record
 from onhand.simulate.once import Call, Index
@@ -263,11 +263,11 @@ def _was_spent(record: Record, found: Index) -> bool:
         left = 0
         for call in found.calls.values():
             if call.kind == "IssueGiftCard" and call.request.code == code and call.row is not None:
-                left += cents(call.request.amount)
+                left += minor_of(call.request.amount)
             elif call.begin <= record.end and call.row is not None and call.request_id != record.request_id:
                 tenders = getattr(call.request, "tenders", ())
-                left -= sum(cents(t.amount) for t in tenders if t.gift_card_code == code)
-        if left < cents(tender.amount):
+                left -= sum(minor_of(t.amount) for t in tenders if t.gift_card_code == code)
+        if left < minor_of(tender.amount):
             return True
     return False
 

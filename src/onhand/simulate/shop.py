@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import Message
-from google.type import money_pb2
 
+from onhand.simulate.amounts import money
 from onhand.simulate.attempts import Caller
 from onhand.simulate.calls import GaveUp
 from onhand.simulate.history import OK, History
 from onhand.v1 import catalog_pb2, inventory_pb2, payment_pb2, types_pb2
 
-CURRENCY = "USD"
 STORES, HOT, COLD = 3, 3, 24
 HOT_STOCK, COLD_STOCK = 8, 40
 """Units of a sku at each location at the start."""
@@ -60,11 +59,6 @@ class Shop:
     def skus(self) -> tuple[str, ...]:
         """Everything that is sold."""
         return (*self.hot, *self.cold)
-
-
-def money(cents: int) -> money_pb2.Money:
-    """An amount."""
-    return money_pb2.Money(currency_code=CURRENCY, units=cents // 100, nanos=cents % 100 * 10_000_000)
 
 
 def plan_shop(run_id: str, seed: int) -> Shop:

@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+from onhand.simulate.amounts import money
 from onhand.simulate.attempts import Caller, Result
 from onhand.simulate.order_effects import held
-from onhand.simulate.shop import Shop, money
+from onhand.simulate.shop import Shop
 from onhand.v1 import inventory_pb2, order_pb2, returns_pb2, types_pb2
 
 HOT_SHARE = 0.7
