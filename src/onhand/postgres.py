@@ -97,9 +97,6 @@ class NotReached(LedgerUnavailable):
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-_COMPACT = json.JSONEncoder(separators=(",", ":"))
-
-
 def to_json(value: Any) -> str:
     """JSON text for a column of an unnested array, where a list would be taken for a further dimension."""
     return _encode(value)

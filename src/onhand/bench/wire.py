@@ -25,10 +25,8 @@ FRAME_BYTES = 16_384
 """The largest frame that a server takes before it says otherwise, and that we take."""
 STREAMS_MAX = 2**31 - 1
 """Calls at once on a connection, before a server says otherwise."""
-TABLE_BYTES = 4096
-"""What a server keeps of headers before it says otherwise (RFC 9113, 6.5.2)."""
 ENTRY_BYTES = 32
-"""What an entry costs of that beside its text (RFC 7541, 4.1)."""
+"""What an entry of a table of headers costs beside its text (RFC 7541, 4.1)."""
 RETURNED_MAX = 10_000
 """Calls of a connection that are made again because the server had no room for them, after which they count as refused."""
 HELLO_SECONDS_MAX = 10.0

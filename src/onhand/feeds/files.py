@@ -35,7 +35,6 @@ ERRORS_MAX = 20
 QUANTITY_MAX = 1_000_000_000
 # As Location of the API has them.
 LEAD_MINUTES_MAX, DAILY_ORDERS_MAX = 43_200, 1_000_000
-_PROGRESS_ROWS = 10_000
 
 _LOCATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SKU = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
