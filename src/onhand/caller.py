@@ -11,3 +11,7 @@ class Caller(NamedTuple):
     actor: str
     channel: str | None = None
     deadline: float | None = None
+
+
+ITSELF = Caller("onhand")
+"""A server, in what it does without being asked."""

@@ -56,6 +56,11 @@ def timestamp(moment: datetime) -> Timestamp:
     return wire
 
 
+def timestamp_of_json(text: str) -> Timestamp:
+    """A time of the ledger as its JSON has it."""
+    return timestamp(datetime.fromisoformat(text))
+
+
 def moment(field: str, value: Timestamp) -> datetime:
     """A Timestamp as a UTC datetime. Raises `InvalidRequest` for one outside the years 1 to 9999."""
     try:

@@ -64,7 +64,7 @@ async def mark_ready_for_pickup(
 
     async def work(tx: Transaction) -> pb.MarkReadyForPickupResponse:
         done, rest = await advance_part(tx, fulfillment_order_id, Step.MARK_READY, lines, caller, waiting.begin_hold)
-        return pb.MarkReadyForPickupResponse(fulfillment_order=done, rest=await _read(tx, rest))
+        return pb.MarkReadyForPickupResponse(fulfillment_order=done, rest=await read_rest(tx, rest))
 
     return await ledger.mutate(request, pb.MarkReadyForPickupResponse, work)
 
@@ -105,5 +105,6 @@ def part(lines: Sequence[pb.WorkLine]) -> dict[int, int]:
     return units
 
 
-async def _read(tx: Transaction, fulfillment_order_id: UUID | None) -> pb.FulfillmentOrder | None:
+async def read_rest(tx: Transaction, fulfillment_order_id: UUID | None) -> pb.FulfillmentOrder | None:
+    """What a step on a part left behind, if it left anything."""
     return None if fulfillment_order_id is None else await read_fulfillment_order(tx.connection, fulfillment_order_id)

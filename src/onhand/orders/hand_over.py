@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from uuid import UUID
 
 from onhand.caller import Caller
 from onhand.domain.errors import PickupCodeLocked, PickupCodeWrong, invalid
@@ -14,8 +13,7 @@ from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.orders import codes, names, store
 from onhand.orders.cancel import cancel_work
-from onhand.orders.fulfil import part
-from onhand.orders.queries import read_fulfillment_order
+from onhand.orders.fulfil import part, read_rest
 from onhand.orders.work import Work, advance_part
 from onhand.v1 import order_pb2 as pb
 
@@ -51,7 +49,7 @@ async def hand_over_fulfillment_order(
         done, rest = await advance_part(tx, fulfillment_order_id, Step.HAND_OVER, lines, caller, check)
         if rest is not None and request.cancel_rest:
             await cancel_work(tx, rest, caller)
-        return pb.HandOverFulfillmentOrderResponse(fulfillment_order=done, rest=await _read(tx, rest))
+        return pb.HandOverFulfillmentOrderResponse(fulfillment_order=done, rest=await read_rest(tx, rest))
 
     return await ledger.mutate(request, pb.HandOverFulfillmentOrderResponse, work)
 
@@ -77,7 +75,3 @@ def _proofs(request: pb.HandOverFulfillmentOrderRequest, caller: Caller) -> list
         if not caller.actor:
             raise ActorRequired("HandOverFulfillmentOrder with identity")
     return list(proofs.items())
-
-
-async def _read(tx: Transaction, fulfillment_order_id: UUID | None) -> pb.FulfillmentOrder | None:
-    return None if fulfillment_order_id is None else await read_fulfillment_order(tx.connection, fulfillment_order_id)

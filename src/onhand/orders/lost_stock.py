@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from onhand.caller import Caller
+from onhand.caller import ITSELF
 from onhand.crash import step
 from onhand.domain import order as rules
 from onhand.domain.errors import (
@@ -34,7 +34,6 @@ from onhand.wire import money_to_wire
 
 SETTLE = "lost_stock.settle"
 """The job. Its payload is the order's id."""
-CALLER = Caller("onhand", None)
 
 OPEN_OF_ORDER = """
 SELECT s.shortfall_id, s.line_number, s.open_quantity, s.next_step, f.kind
@@ -68,7 +67,7 @@ class ByPolicy:
             return False
         try:
             await resource_by_policy(
-                self._ledger, self._decreases, self._sourcing, shortfall_id, request_id=request_id, caller=CALLER
+                self._ledger, self._decreases, self._sourcing, shortfall_id, request_id=request_id, caller=ITSELF
             )
         except (ResourcingNotOffered, InsufficientStock, FulfillmentNotOffered, LocationAtCapacity):
             return False
@@ -116,7 +115,7 @@ class LostStock:
                 decision=pb.SHORTFALL_DECISION_WAIT,
             )
             try:
-                await wait_for_shortfall(self._ledger, request, CALLER)
+                await wait_for_shortfall(self._ledger, request, ITSELF)
             except ShortfallNotToDecide:
                 continue
 
@@ -139,9 +138,9 @@ class LostStock:
             parts = await cancel.read_parts(tx.connection, order_id, fulfillments)
             plan = rules.plan_cancellation(str(order_id), parts, units.items())
             refund_minor = await cancel.cancel_parts(
-                tx, order, fulfillments, parts, plan, units, CALLER, reason_code="LOST_STOCK"
+                tx, order, fulfillments, parts, plan, units, ITSELF, reason_code="LOST_STOCK"
             )
-            await cancel.free(tx, order, plan, fulfillments, CALLER)
+            await cancel.free(tx, order, plan, fulfillments, ITSELF)
             # Their levels are locked by now. What came in meanwhile covered them: that is no loss, so look again.
             if await tx.connection.fetchval(CANCELLED, ids) != sum(units.values()):
                 raise NotYet("some of it is not short any more")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +20,7 @@ from onhand.orders.shortfalls import SHORTFALL
 from onhand.paging import decode_token, encode_token, fill, page_size
 from onhand.postgres import Connection
 from onhand.v1 import order_pb2 as pb
-from onhand.wire import channel_value, money_to_wire, timestamp
+from onhand.wire import channel_value, money_to_wire, timestamp, timestamp_of_json
 
 # A fulfillment order `f` of an order `o` as one json value.
 _FULFILLMENT = f"""json_build_object(
@@ -297,14 +296,14 @@ def _fulfillment(value: dict[str, Any], order_number: str, customer_id: str) -> 
                 shipped_time=_time_or_none(shipment["shipped_time"]),
                 delivered_time=_time_or_none(shipment["delivered_time"]),
                 lines=[pb.WorkLine(**line) for line in shipment["lines"] or ()],
-                packed_time=_time(shipment["packed_time"]),
+                packed_time=timestamp_of_json(shipment["packed_time"]),
                 returned_time=_time_or_none(shipment["returned_time"]),
             )
             for shipment in value["shipments"] or ()
         ],
         is_pickup_locked=value["failures"] >= PICKUP_CODE_FAILURES_MAX,
-        created_time=_time(value["created_time"]),
-        updated_time=_time(value["updated_time"]),
+        created_time=timestamp_of_json(value["created_time"]),
+        updated_time=timestamp_of_json(value["updated_time"]),
         from_fulfillment_order_id=value["from_id"] or "",
         hold_end_time=_time_or_none(value["hold_end_time"]),
         arrival=_arrival(value),
@@ -320,7 +319,9 @@ def _fulfillment(value: dict[str, Any], order_number: str, customer_id: str) -> 
 def _arrival(value: dict[str, Any]) -> pb.Arrival | None:
     if value["arrived_time"] is None:
         return None
-    return pb.Arrival(spot=value["arrival_spot"], note=value["arrival_note"], arrived_time=_time(value["arrived_time"]))
+    return pb.Arrival(
+        spot=value["arrival_spot"], note=value["arrival_note"], arrived_time=timestamp_of_json(value["arrived_time"])
+    )
 
 
 def _return(row: Any) -> pb.Return:
@@ -350,9 +351,5 @@ def _return(row: Any) -> pb.Return:
     )
 
 
-def _time(text: str) -> Timestamp:
-    return timestamp(datetime.fromisoformat(text))
-
-
 def _time_or_none(text: str | None) -> Timestamp | None:
-    return _time(text) if text else None
+    return timestamp_of_json(text) if text else None

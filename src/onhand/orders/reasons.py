@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
 
 from onhand.v1 import order_pb2 as pb
 from onhand.v1 import sourcing_pb2, types_pb2
-from onhand.wire import timestamp
+from onhand.wire import timestamp_of_json
 
 # All that was decided for an order `o`, as one json value.
 DECISIONS = """(
@@ -28,7 +27,7 @@ def decision(value: dict[str, Any]) -> pb.SourcingDecision:
     plan = ParseDict(value["plan"], sourcing_pb2.SourcingPlan(), ignore_unknown_fields=True)
     return pb.SourcingDecision(
         policy=plan.policy,
-        decided_time=timestamp(datetime.fromisoformat(value["created_time"])),
+        decided_time=timestamp_of_json(value["created_time"]),
         fulfillment_order_id=value["fulfillment_order_id"] or "",
         parcels=[_parcel(parcel) for parcel in plan.parcels],
         unsourced=[types_pb2.BasketLine(sku=each.sku, quantity=each.quantity) for each in plan.unsourced],

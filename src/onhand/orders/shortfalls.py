@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 from uuid import UUID
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from onhand.caller import Caller
 from onhand.domain.errors import LocationNotFound, ShortfallNotFound
@@ -20,7 +17,7 @@ from onhand.paging import decode_token, encode_token, fill, page_size
 from onhand.postgres import Connection
 from onhand.v1 import order_pb2 as pb
 from onhand.v1 import types_pb2
-from onhand.wire import timestamp
+from onhand.wire import timestamp_of_json
 
 # A shortfall `s` as one json value, without its order.
 SHORTFALL = """json_build_object(
@@ -111,14 +108,10 @@ def message(value: dict[str, Any], order_id: str, order_number: str, customer_id
                 quantity=end["quantity"],
                 reason=pb.ShortfallEndReason.Value(f"SHORTFALL_END_REASON_{end['reason']}"),
                 reference_document=end["reference_document"],
-                ended_time=_time(end["ended_time"]),
+                ended_time=timestamp_of_json(end["ended_time"]),
             )
             for end in value["ends"] or ()
         ],
-        created_time=_time(value["created_time"]),
-        updated_time=_time(value["updated_time"]),
+        created_time=timestamp_of_json(value["created_time"]),
+        updated_time=timestamp_of_json(value["updated_time"]),
     )
-
-
-def _time(text: str) -> Timestamp:
-    return timestamp(datetime.fromisoformat(text))

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from onhand.caller import Caller
+from onhand.caller import ITSELF, Caller
 from onhand.crash import step
 from onhand.domain.errors import IllegalTransition, invalid
 from onhand.domain.order import Step
@@ -36,8 +36,6 @@ REMIND_SECONDS = 24 * 3600
 """How long before its end its customer is reminded."""
 DUE_MAX = 100
 """Pickups that one step of the loop looks at."""
-SWEEP = Caller("onhand", None)
-"""Who marks no-shows that nobody marked by hand."""
 
 BEGIN_HOLD = """
 UPDATE fulfillment_orders f SET reminded_time = NULL, ready_time = now(),
@@ -231,7 +229,7 @@ class Pickups:
                 request_id=name, fulfillment_order_id=str(fulfillment_order_id), only_if_due=True
             )
             try:
-                await mark_no_show(self._ledger, request, SWEEP)
+                await mark_no_show(self._ledger, request, ITSELF)
             except (IllegalTransition, PickupStillHeld) as refusal:
                 log.info("no no-show: %s", refusal)  # the customer came, or got more time
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +15,7 @@ from onhand.payments.store import payment_of
 from onhand.postgres import Connection
 from onhand.v1 import order_pb2
 from onhand.v1 import payment_pb2 as pb
-from onhand.wire import money_to_wire, timestamp
+from onhand.wire import money_to_wire, timestamp, timestamp_of_json
 
 # The operations of a tender are what happened to one order: few.
 PAYMENTS = """
@@ -103,8 +102,8 @@ def _operation(value: dict[str, Any], currency: str) -> pb.PaymentOperation:
         provider_reference=value["provider_reference"] or "",
         detail=value["detail"] or "",
         replaces=value["replaces"] or "",
-        created_time=timestamp(datetime.fromisoformat(value["created_time"])),
+        created_time=timestamp_of_json(value["created_time"]),
     )
     if value["ended_time"]:
-        message.ended_time.CopyFrom(timestamp(datetime.fromisoformat(value["ended_time"])))
+        message.ended_time.CopyFrom(timestamp_of_json(value["ended_time"]))
     return message

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+from onhand.caller import ITSELF
 from onhand.crash import step
 from onhand.domain.payment import Operation
 from onhand.jobs import Jobs
@@ -18,7 +19,6 @@ from onhand.payments.settling import RENEW, settle_later
 from onhand.postgres import Database
 
 REASON = "AUTHORIZATION_ENDS"
-ACTOR = "onhand"
 
 RENEWED = """
 SELECT p.order_id, p.tender_number, p.currency, p.reference_document FROM payment_operations p WHERE p.operation_id = $1"""
@@ -57,6 +57,6 @@ class Renewing:
                 currency=row["currency"],
                 reason_code=REASON,
                 reference_document=row["reference_document"],
-                actor=ACTOR,
+                actor=ITSELF.actor,
             )
             await settle_later(connection, renewal.operation_id)
