@@ -137,3 +137,75 @@ async def test_what_was_captured_of_two_authorizations_goes_back_to_both(shop: S
         await do_jobs(shop)
     assert books(gateway) == [(597, 199, 199, 0), (398, 398, 398, 0)]
     assert state(await payment_of(shop, order)) == "REFUNDED"
+
+
+async def of_two_places(shop: Shop, north: int, south: int) -> orders.Order:
+    """An order of milk, whose goods leave two places some day."""
+    reservation_id = await shop.reserve({NORTH: {MILK: north}, SOUTH: {MILK: south}})
+    cost = 199 * (north + south)
+    card = tender("CARD", cost, payment_method="pm_1", capture_at=orders.CAPTURE_AT_FULFILLMENT)
+    request = shop.place_request(reservation_id, dict.fromkeys((NORTH, SOUTH), SHIP), cost, tenders=[card])
+    order = (await shop.orders.place_order(request, CALLER)).order
+    await do_jobs(shop)
+    return order
+
+
+@pytest.mark.parametrize("fault", ["", "no"])
+async def test_what_is_refunded_while_it_is_renewed_is_of_what_was_captured(
+    shop: Shop, gateway: Gateway, fault: str
+) -> None:
+    order = await of_two_places(shop, 2, 1)
+    await ship(shop, order)
+    await days_pass(shop)  # asked for, and not done yet
+    gateway.faults = [fault]
+    await shop.cancel(order.order_id, {1: 1})
+    await shop.take_back(order.order_id, NORTH, back(1))
+    await do_jobs(shop)
+    await shop.take_back(order.order_id, NORTH, back(1))
+    await do_jobs(shop)
+    assert books(gateway)[0] == (597, 398, 398, 0)
+    assert books(gateway)[1:] == ([] if fault else [(199, 0, 0, 0)])
+    assert state(await payment_of(shop, order)) == "REFUNDED"
+
+
+@pytest.mark.parametrize("fault", ["", "no"])
+async def test_what_is_refunded_behind_a_renewal_is_of_what_is_captured_then(
+    shop: Shop, gateway: Gateway, fault: str
+) -> None:
+    order = await of_two_places(shop, 1, 2)
+    await ship(shop, order)
+    await days_pass(shop)
+    work = fulfillment_of(order, SOUTH).fulfillment_order_id
+    for step in (shop.accept, shop.pick, shop.ship):
+        await step(work)
+    await shop.take_back(order.order_id, SOUTH, back(2))
+    gateway.faults = [fault]
+    await do_jobs(shop)
+    await shop.take_back(order.order_id, SOUTH, back(1))
+    await do_jobs(shop)
+    assert books(gateway) == ([(597, 597, 597, 0)] if fault else [(597, 199, 199, 0), (398, 398, 398, 0)])
+    assert state(await payment_of(shop, order)) == "REFUNDED"
+
+
+async def test_it_covers_what_an_open_capture_turns_out_not_to_take(shop: Shop, gateway: Gateway) -> None:
+    order = await of_two_places(shop, 1, 2)
+    work = fulfillment_of(order, NORTH).fulfillment_order_id
+    for step in (shop.accept, shop.pick, shop.ship):
+        await step(work)
+    gateway.faults = ["silent"]
+    await days_pass(shop)
+    gateway.faults = ["no"]
+    await do_jobs(shop)
+    await days_pass(shop)
+    await do_jobs(shop)
+    await ship(shop, order, SOUTH)
+    assert books(gateway) == [(597, 0, 0, 0), (597, 597, 0, 0)]
+
+
+async def test_what_nothing_is_left_for_is_not_renewed(shop: Shop, gateway: Gateway) -> None:
+    order = await waiting(shop)
+    gateway.faults = ["no"]
+    await ship(shop, order)
+    await days_pass(shop)
+    await do_jobs(shop)
+    assert books(gateway) == [(597, 0, 0, 597)]

@@ -269,7 +269,7 @@ def split_refund(captured: Iterable[tuple[Authorization, int]], amount_minor: in
     """
     plan = []
     for authorization, room_minor in captured:
-        if part := min(amount_minor, room_minor):
+        if (part := min(amount_minor, room_minor)) > 0:
             plan.append((authorization, part))
             amount_minor -= part
     if amount_minor:

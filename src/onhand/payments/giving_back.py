@@ -10,24 +10,24 @@ from onhand.payments import gift_cards, store
 from onhand.payments.settling import settle_later
 from onhand.postgres import Connection
 
-# What was captured of each authorization, or will be, and nobody asked to refund yet. A capture is of the newest that was there.
+# What was captured of each authorization, or will be, and nobody asked to refund yet. A capture is of the newest that was asked for
+# before it, for it waits for that; so is what names no other. What a declined renewal was to be is of the one before.
 CAPTURED_OF = """
 WITH moved AS (
-    SELECT p.operation_id, p.operation_number, p.kind, p.amount_minor, p.authorization_id, p.replaces, (
-               SELECT u.outcome FROM payment_outcomes u WHERE u.operation_id = p.operation_id) AS outcome
+    SELECT p.operation_id, p.operation_number, p.kind, p.amount_minor, p.replaces, (
+               SELECT u.outcome FROM payment_outcomes u WHERE u.operation_id = p.operation_id) AS outcome,
+           coalesce((SELECT n.operation_number FROM payment_operations n WHERE n.operation_id = p.authorization_id),
+                    p.operation_number) AS of_number
       FROM payment_operations p
      WHERE p.order_id = $1 AND p.tender_number = $2),
 authorized AS (
     SELECT operation_id, operation_number, lead(operation_number) OVER (ORDER BY operation_number) AS until
-      FROM moved WHERE kind IN ('AUTHORIZE', 'RENEW') AND outcome = 'SUCCEEDED')
+      FROM moved WHERE kind IN ('AUTHORIZE', 'RENEW') AND coalesce(outcome, '') <> 'DECLINED')
 SELECT a.operation_id, (coalesce(sum(m.amount_minor) FILTER (WHERE m.kind = 'CAPTURE'), 0)
                         - coalesce(sum(m.amount_minor) FILTER (WHERE m.kind = 'REFUND'), 0))::int8 AS kept_minor
   FROM authorized a LEFT JOIN moved m
-    ON (m.kind = 'CAPTURE' AND coalesce(m.outcome, '') <> 'DECLINED' AND m.operation_number > a.operation_number
-        AND m.operation_number < coalesce(a.until, m.operation_number + 1))
-    OR (m.kind = 'REFUND' AND m.replaces IS NULL AND (m.authorization_id = a.operation_id
-        OR m.authorization_id IS NULL AND m.operation_number > a.operation_number
-           AND m.operation_number < coalesce(a.until, m.operation_number + 1)))
+    ON (m.kind = 'CAPTURE' AND coalesce(m.outcome, '') <> 'DECLINED' OR m.kind = 'REFUND' AND m.replaces IS NULL)
+   AND m.of_number >= a.operation_number AND m.of_number < coalesce(a.until, m.of_number + 1)
  GROUP BY a.operation_id, a.operation_number ORDER BY a.operation_number"""
 
 

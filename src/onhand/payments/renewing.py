@@ -13,7 +13,7 @@ from uuid import UUID
 from onhand.caller import ITSELF
 from onhand.crash import step
 from onhand.domain.payment import Operation
-from onhand.jobs import Jobs
+from onhand.jobs import Jobs, NotYet
 from onhand.payments import store
 from onhand.payments.settling import RENEW, settle_later
 from onhand.postgres import Database
@@ -29,6 +29,10 @@ SELECT count(*) = 0 FROM payment_operations a
    AND a.operation_number > (SELECT operation_number FROM payment_operations WHERE operation_id = $3)
    AND coalesce((SELECT u.outcome FROM payment_outcomes u WHERE u.operation_id = a.operation_id), '') <> 'DECLINED'"""
 
+# Of an order that is placed; what is left of its money when nothing is left to leave, nobody will capture.
+WAITS_FOR_GOODS = """
+SELECT coalesce(bool_or(quantity > fulfilled_quantity + cancelled_quantity), true) FROM order_lines WHERE order_id = $1"""
+
 
 class Renewing:
     """Renews what has to be."""
@@ -39,14 +43,24 @@ class Renewing:
 
     @step("ledger.renew_authorization")
     async def renew(self, payload: Mapping[str, Any], attempts: int) -> None:
-        """Asks for another authorization of what one still has to pay; nothing, where it has not, or another one does."""
+        """Asks for another authorization of what one still has to pay; nothing, where it has not, or another one does.
+
+        Raises NotYet where it is not known what that is.
+        """
         operation_id = UUID(payload["operation_id"])
         async with self._database.transaction() as connection:
             row: Any = await connection.fetchrow(RENEWED, operation_id)
             order_id, number = row["order_id"], row["tender_number"]
             tender = (await store.lock_tenders(connection, order_id))[number].tendered
-            if not tender.uncaptured_minor or not await connection.fetchval(IS_NEWEST, order_id, number, operation_id):
+            if not (
+                tender.uncaptured_minor
+                and await connection.fetchval(IS_NEWEST, order_id, number, operation_id)
+                and await connection.fetchval(WAITS_FOR_GOODS, order_id)
+            ):
                 return
+            if tender.capturing_minor:
+                # If that is declined, there is more to set aside.
+                raise NotYet(f"a capture of tender {number} of order {order_id} is open")
             renewal = store.operation(
                 number, Operation.RENEW, tender.uncaptured_minor, is_done=False, authorization_id=operation_id
             )

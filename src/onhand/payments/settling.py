@@ -34,6 +34,7 @@ RENEW_AGAIN_SECONDS = 6 * 3600.0
 """When a renewal that was declined is tried again, while the authorization still holds."""
 
 # An operation waits for those of its tender that were asked for before it.
+# It is of the authorization that it names, or of the one before where that is a renewal that was declined.
 READ_OPERATION = """
 SELECT p.operation_id, p.order_id, p.tender_number, p.kind, p.amount_minor, p.currency, p.reason_code, p.reference_document,
        p.actor, p.authorization_id, t.capture_at, t.provider, t.payment_method,
@@ -44,7 +45,8 @@ SELECT p.operation_id, p.order_id, p.tender_number, p.kind, p.amount_minor, p.cu
          WHERE a.order_id = p.order_id AND a.tender_number = p.tender_number AND a.kind IN ('AUTHORIZE', 'RENEW')
            AND (SELECT b.outcome FROM payment_outcomes b WHERE b.operation_id = a.operation_id) = 'SUCCEEDED'
            AND a.operation_number < p.operation_number
-           AND a.operation_id = coalesce(p.authorization_id, a.operation_id)
+           AND a.operation_number <= coalesce(
+               (SELECT n.operation_number FROM payment_operations n WHERE n.operation_id = p.authorization_id), p.operation_number)
          ORDER BY a.operation_number DESC LIMIT 1) AS authorization_reference,
        EXISTS (SELECT FROM payment_operations e
                 WHERE e.order_id = p.order_id AND e.tender_number = p.tender_number AND e.operation_number < p.operation_number
