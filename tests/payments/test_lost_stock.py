@@ -16,10 +16,12 @@ from onhand.domain.lost_stock import LostStockPolicy, Otherwise
 from onhand.domain.payment import Provider
 from onhand.domain.stock import Level
 from onhand.settings import Unusable, lost_stock_policy
+from onhand.v1 import inventory_pb2 as stock
 from onhand.v1 import order_pb2 as orders
 from onhand.v1 import types_pb2
 from payments.test_one_cart import Interleaved
-from purse import by_gateway, do_jobs, payments
+from purse import by_gateway, do_jobs, payments, tender
+from shelf import request_id
 from shop import CALLER, DEPOT, MILK, NORTH, SOUTH, Shop, cents, told
 
 PICKUP, SHIP = orders.FULFILLMENT_KIND_PICKUP, orders.FULFILLMENT_KIND_SHIP
@@ -135,6 +137,38 @@ async def test_what_came_in_while_nobody_was_found_is_not_cancelled(open_with: O
         order = await shop.order(order.order_id)
         assert (short(order), order.lines[0].cancelled_quantity) == ([("LOST", "NONE", 0)], 0)
         assert await shop.level(NORTH, MILK) == Level(allocated=9)
+
+
+async def test_what_its_customer_gave_up_before_is_not_counted_again(open_with: Open, gateway: Gateway) -> None:
+    async with open_with(lost_stock=policy("resource,void")) as shop:
+        await sell_out(shop)
+        order = await short_order(shop, gateway)
+        await shop.cancel(order.order_id, {1: 1})
+        await do_jobs(shop)
+        order = await shop.order(order.order_id)
+        assert (short(order), order.lines[0].cancelled_quantity) == ([("LOST", "NONE", 0)], 3)
+        assert await money(shop, order) == (9 * 199, 3 * 199)
+
+
+async def test_what_the_same_line_waits_for_elsewhere_is_not_cancelled_instead(
+    open_with: Open, gateway: Gateway
+) -> None:
+    async with open_with(lost_stock=policy("resource,void")) as shop:
+        permit = stock.SetStockPolicyRequest(request_id=request_id(), location_id=NORTH, sku=MILK, backorder_limit=5)
+        await shop.promise.set_stock_policy(permit, CALLER)
+        await shop.sell(DEPOT, {MILK: 10}, 1990)
+        reservation_id = await shop.reserve({NORTH: {MILK: 12}, SOUTH: {MILK: 9}})
+        card = tender("CARD", 21 * 199, payment_method="pm_1")
+        fields: dict[str, Any] = {"tenders": [card], "accepts_backorder": True}
+        request = shop.place_request(reservation_id, dict.fromkeys((NORTH, SOUTH), SHIP), 21 * 199, **fields)
+        gateway.faults = ["acts"]
+        assert (await told(shop.orders.place_order(request, CALLER)))[0] == "PAYMENT_PENDING"
+        await shop.sell(SOUTH, {MILK: 4}, 4 * 199)
+        order = (await shop.orders.place_order(request, CALLER)).order
+        assert sorted(short(order)) == [("BACKORDER", "WAIT", 2), ("LOST", "CHOOSE", 3)]
+        await do_jobs(shop)
+        assert sorted(short(await shop.order(order.order_id))) == [("BACKORDER", "WAIT", 2), ("LOST", "NONE", 0)]
+        assert await money(shop, order) == (21 * 199, 3 * 199)
 
 
 async def test_two_jobs_at_once_settle_it_once(open_with: Open, gateway: Gateway) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -41,6 +42,9 @@ SELECT s.shortfall_id, s.line_number, s.open_quantity, s.next_step, f.kind
  WHERE f.order_id = $1 AND s.cause = 'LOST' AND s.open_quantity > 0 ORDER BY s.shortfall_id"""
 CANCELLED = """
 SELECT coalesce(sum(quantity), 0)::int8 FROM shortfall_ends WHERE shortfall_id = ANY ($1) AND reason = 'CANCELLED'"""
+LACKED = """
+SELECT fulfillment_order_id::text, line_number, sum(open_quantity)::int8 FROM shortfalls
+ WHERE shortfall_id = ANY ($1) GROUP BY 1, 2"""
 
 Resourcing = Callable[[UUID, FulfillmentKind, str], Awaitable[bool]]
 """Has another location bring a shortfall, once for a request_id. Whether one does."""
@@ -136,13 +140,17 @@ class LostStock:
             assert order is not None
             fulfillments = await store.fulfillments(tx.connection, order_id)
             parts = await cancel.read_parts(tx.connection, order_id, fulfillments)
+            # What was lost, and nothing else that the same lines lack. Whoever cancels more of it waits for the order's lock.
+            lacked = {(work, number): quantity for work, number, quantity in await tx.connection.fetch(LACKED, ids)}
+            parts = [replace(p, short=lacked.get((p.fulfillment_order_id, p.line_number), 0)) for p in parts]
+            cancelled_before = await tx.connection.fetchval(CANCELLED, ids)
             plan = rules.plan_cancellation(str(order_id), parts, units.items())
             refund_minor = await cancel.cancel_parts(
                 tx, order, fulfillments, parts, plan, units, ITSELF, reason_code="LOST_STOCK"
             )
             await cancel.free(tx, order, plan, fulfillments, ITSELF)
             # Their levels are locked by now. What came in meanwhile covered them: that is no loss, so look again.
-            if await tx.connection.fetchval(CANCELLED, ids) != sum(units.values()):
+            if await tx.connection.fetchval(CANCELLED, ids) - cancelled_before != sum(units.values()):
                 raise NotYet("some of it is not short any more")
             return pb.CancelOrderLinesResponse(
                 order=await read_order(tx.connection, order_id), refund=money_to_wire(refund_minor, order.currency)
