@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 
 import pytest
 
@@ -315,6 +315,18 @@ async def test_a_job_that_never_succeeds_is_held_for_a_person(shop: Shop, gatewa
     assert await webhook(shop, order.order_id) == 1
     await do_jobs(shop)
     assert [state(p) for p in await payments(shop, order.order_id)] == ["CAPTURED"]
+
+
+async def test_a_checkout_whose_job_is_held_is_finished_once_the_provider_is_back(shop: Shop, gateway: Gateway) -> None:
+    request = await by_gateway(shop)
+    gateway.faults = ["acts"] + ["silent"] * ATTEMPTS_MAX
+    with patch.object(gateway, "look_up", AsyncMock(return_value=None)):
+        reason, values = await told(place(shop, request))
+        await do_jobs(shop)
+    assert (reason, await jobs(shop)) == ("PAYMENT_PENDING", [("checkout.finish", "failed", ATTEMPTS_MAX - 1)])
+    await webhook(shop, values["order_id"])
+    await do_jobs(shop)
+    assert [state(p) for p in await payments(shop, values["order_id"])] == ["CAPTURED"]
 
 
 # -------------------------------------------------------------------------------------------------------------- webhooks

@@ -38,14 +38,10 @@ from onhand.orders import lost_stock, payments, place
 from onhand.orders.place import Checkout
 from onhand.orders.store import NewOrder
 from onhand.payments import store as money
-from onhand.payments.settling import Settling, settle_later
+from onhand.payments.settling import FINISH, FINISH_AFTER_SECONDS, Settling, settle_later
 from onhand.postgres import Connection
 from onhand.v1 import order_pb2 as pb
 
-FINISH = "checkout.finish"
-"""The job. Its payload is the order's id."""
-FINISH_AFTER_SECONDS = 45.0
-"""When the job looks after a checkout: later than any call that pays for one may take."""
 HELD_SECONDS = 900.0
 """How long a reservation is kept at least, once somebody pays for it."""
 BEGIN_ATTEMPTS_MAX = 5

@@ -26,6 +26,10 @@ SETTLE = "payment.settle"
 """The job. Its payload is the operation's id."""
 RENEW = "payment.renew"
 """The job of onhand.payments.renewing. Its payload is the id of the operation that made an authorization."""
+FINISH = "checkout.finish"
+"""The job of onhand.orders.checkouts. Its payload is the order's id."""
+FINISH_AFTER_SECONDS = 45.0
+"""When that job looks after a checkout: later than any call that pays for one may take."""
 AUTHORIZATION_SECONDS = 7 * 86400.0
 """How long an authorization holds where its provider does not say: Stripe's own bound for cards."""
 RENEW_BEFORE_SECONDS = 86400.0

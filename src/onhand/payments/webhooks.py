@@ -13,13 +13,15 @@ from onhand.jobs import enqueue
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.payments.providers import PaymentProvider
-from onhand.payments.settling import SETTLE
+from onhand.payments.settling import FINISH, FINISH_AFTER_SECONDS, SETTLE
 from onhand.v1 import payment_pb2 as pb
 
 OPEN_OF_TENDER = """
 SELECT p.operation_id FROM payment_operations p
  WHERE p.order_id = $1 AND p.tender_number = $2
    AND NOT EXISTS (SELECT FROM payment_outcomes u WHERE u.operation_id = p.operation_id) ORDER BY p.operation_number"""
+
+IS_PAID_FOR = "SELECT true FROM checkouts WHERE order_id = $1 AND state = 'PENDING'"
 
 
 class Webhooks:
@@ -54,3 +56,12 @@ async def _look_at(tx: Transaction, order_id: UUID, tender_number: int) -> None:
         operation_id = str(row["operation_id"])
         # Beside the job that waits for its next try, of which there is one.
         await enqueue(tx.connection, SETTLE, {"operation_id": operation_id}, key=f"{SETTLE}/hint/{operation_id}")
+    if await tx.connection.fetchval(IS_PAID_FOR, order_id):
+        # Nor does what is authorized wait for ever to be an order, or void.
+        await enqueue(
+            tx.connection,
+            FINISH,
+            {"order_id": str(order_id)},
+            after_seconds=FINISH_AFTER_SECONDS,
+            key=f"{FINISH}/hint/{order_id}",
+        )
