@@ -113,3 +113,20 @@ async def test_a_job_has_it_done_once(shop: Shop) -> None:
     assert (
         await refused(decide(shop, short.shortfall_id, pb.SHORTFALL_DECISION_RESOURCE))
     ).reason == "SHORTFALL_NOT_TO_DECIDE"
+
+
+async def test_a_repeat_that_finds_what_its_first_attempt_took_gone_gets_its_answer(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = (await shop.place({NORTH: {MILK: 10}})).order
+    short = await rejected(shop, order.fulfillment_orders[0].fulfillment_order_id)
+    await shop.reserve({DEPOT: {MILK: 10}})
+    plan, request, first = shop.app.sourcing.plan, anybody(short.shortfall_id), []
+
+    async def late(*lines: Any, **more: Any) -> Any:
+        monkeypatch.setattr(shop.app.sourcing, "plan", plan)
+        first.append(await shop.orders.decide_shortfall(request, CALLER))
+        return await plan(*lines, **more)
+
+    monkeypatch.setattr(shop.app.sourcing, "plan", late)
+    assert [await shop.orders.decide_shortfall(request, CALLER)] == first

@@ -182,3 +182,17 @@ async def test_reasons_are_forgotten_once_no_order_can_come_of_them(api: Api) ->
     await api.app.decisions.forget()
     left = await api.fetch("SELECT document_id::text, look_time > now() FROM sourcing_decisions ORDER BY created_time")
     assert left == [(made[0].reservation_id, None), (made[2].reservation_id, True)]
+
+
+async def test_a_repeat_that_finds_what_its_first_attempt_took_gone_gets_its_answer(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, request, first = api.app.sourcing.plan, wanted({MILK: 30}), []
+
+    async def late(*lines: Any, **more: Any) -> Any:
+        monkeypatch.setattr(api.app.sourcing, "plan", plan)
+        first.append(await source(api, request))
+        return await plan(*lines, **more)
+
+    monkeypatch.setattr(api.app.sourcing, "plan", late)
+    assert [await source(api, request)] == first

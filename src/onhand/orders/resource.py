@@ -177,6 +177,12 @@ async def resource_shortfall(
             return first
         try:
             return await decreases.decision(request, pb.DecideShortfallResponse, takes, work, hold)
+        except ResourcingNotOffered:
+            # Its first attempt may have what nobody else has.
+            first = await ledger.find_answer(request, pb.DecideShortfallResponse)
+            if first is None:
+                raise
+            return first
         except CHANGED:
             if request.location_id or attempt == CHOICES_MAX:
                 raise

@@ -52,12 +52,20 @@ class SourcedReservations:
                 excluded=request.excluded_location_ids,
             )
             if plan.unsourced and not (plan.parcels and request.accepts_partial):
+                # Its first attempt may hold what is missing.
+                first = await self._ledger.find_answer(request, v1.SourceReservationResponse)
+                if first is not None:
+                    return first
                 raise NotSourced(self._sourcing.policy.name, tuple(plan.unsourced))
             try:
                 return await self._reserve(request, plan)
             except (InsufficientStock, LocationNotFound):
-                if attempt == PLANS_MAX:
-                    raise
+                if attempt < PLANS_MAX:
+                    continue
+                first = await self._ledger.find_answer(request, v1.SourceReservationResponse)
+                if first is not None:
+                    return first
+                raise
         raise AssertionError("not reached")
 
     async def _reserve(self, request: v1.SourceReservationRequest, plan: Plan) -> v1.SourceReservationResponse:
