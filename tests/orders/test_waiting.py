@@ -183,6 +183,13 @@ async def test_a_hold_is_never_made_shorter_and_never_longer_than_it_may_be(shop
     await extend(shop, rest, days=latest - 4)
 
 
+async def test_goods_that_were_ready_before_there_were_holds_are_held_for_longer_too(shop: Shop) -> None:
+    work, _ = await shop.ready({NORTH: {MILK: 1}})
+    await shop.execute("UPDATE fulfillment_orders SET hold_end_time = NULL, ready_time = NULL")
+    assert (await extend(shop, work, days=2)).HasField("hold_end_time")
+    assert (await refused(extend(shop, work, days=31))).reason == "HOLD_TOO_LONG"
+
+
 # --------------------------------------------------------------------------------------------------------------- no-shows
 async def test_goods_nobody_comes_for_are_refunded_and_stand_aside_until_they_are_put_away(shop: Shop) -> None:
     work, code = await shop.ready({NORTH: {MILK: 2, BREAD: 1}})

@@ -43,8 +43,10 @@ UPDATE fulfillment_orders f SET reminded_time = NULL, ready_time = now(),
   FROM locations l WHERE f.fulfillment_order_id = $1 AND l.location_id = f.location_id"""
 END_HOLD = """
 UPDATE fulfillment_orders SET hold_end_time = NULL, ready_time = NULL, reminded_time = NULL WHERE fulfillment_order_id = $1"""
+# What was ready before there were holds has neither time.
 LATEST_END = """
-SELECT ready_time + make_interval(secs => $2::int) FROM fulfillment_orders WHERE fulfillment_order_id = $1"""
+SELECT coalesce(ready_time, updated_time) + make_interval(secs => $2::int)
+  FROM fulfillment_orders WHERE fulfillment_order_id = $1"""
 # Never to an earlier time. Who was reminded is reminded again, a day before the new end.
 EXTEND_HOLD = """
 UPDATE fulfillment_orders SET hold_end_time = greatest(hold_end_time, $2),
