@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,29 @@ async def test_the_catalogue_can_be_imported_again_and_opening_stock_cannot(
     assert {table: again.loaded[table] for table in tables} == dict.fromkeys(tables, unchanged)
     # No stock came in, so no gate has to load anything anew.
     assert await ledger.fetchval("SELECT sum(epoch) FROM location_epochs") == epochs
+
+
+async def test_a_price_that_somebody_sets_meanwhile_is_not_the_last_that_is_known(
+    database_dsn: str, ledger: Any, folder: Path
+) -> None:
+    await run_import(database_dsn, str(folder))
+    somebody = ledger.transaction()
+    await somebody.start()
+    await ledger.execute("UPDATE prices SET amount_minor = 5")
+    await ledger.execute(
+        "INSERT INTO price_changes (sku, currency, amount_minor, price_quantity) SELECT sku, currency, 5, 1 FROM prices"
+    )
+    again = asyncio.create_task(run_import(database_dsn, str(folder), with_stock=False))
+    for _ in range(500):
+        await asyncio.sleep(0.02)
+        if waits := await ledger.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            break
+    await somebody.commit()
+    await again
+    assert waits
+    assert await ledger.fetchval("SELECT amount_minor FROM prices") == 129
+    changes = await ledger.fetch("SELECT amount_minor FROM price_changes ORDER BY change_number")
+    assert [amount for (amount,) in changes] == [129, 5, 129]
 
 
 async def test_a_retailers_folder_comes_in_and_its_changes_follow(database_dsn: str, ledger: Any, folder: Path) -> None:

@@ -79,10 +79,13 @@ INSERT INTO location_group_members (location_group_id, location_id)
 SELECT location_group_id, location_id FROM stage_members ON CONFLICT DO NOTHING
 """
 
+# After the prices: who set one meanwhile was waited for.
 _PRICE_CHANGES = """
 INSERT INTO price_changes (sku, currency, amount_minor, price_quantity)
-SELECT s.sku, s.currency, s.amount_minor, s.price_quantity FROM stage_prices s LEFT JOIN prices p USING (sku, currency)
- WHERE (p.amount_minor, p.price_quantity) IS DISTINCT FROM (s.amount_minor, s.price_quantity) ORDER BY s.row_number
+SELECT p.sku, p.currency, p.amount_minor, p.price_quantity FROM stage_prices s JOIN prices p USING (sku, currency)
+  LEFT JOIN LATERAL (SELECT amount_minor, price_quantity FROM price_changes
+                      WHERE sku = s.sku AND currency = s.currency ORDER BY change_number DESC LIMIT 1) c ON true
+ WHERE (c.amount_minor, c.price_quantity) IS DISTINCT FROM (p.amount_minor, p.price_quantity) ORDER BY s.row_number
 """
 # Locked, so that nobody deletes a location while stock comes in. A deleted one keeps its row: its id is not used again.
 _DELETED_LOCATIONS = """
@@ -234,7 +237,6 @@ async def _load_catalogue(connection: _Connection, feed: Feed) -> dict[str, Any]
             "sku {sku!r} is neither in this feed nor in the catalog",
         )
     loaded["barcodes"] = await _upsert(connection, "barcodes", "barcodes", ["gtin"], ["sku"])
-    await connection.execute(_PRICE_CHANGES)
     loaded["prices"] = await _upsert(
         connection,
         "prices",
@@ -243,6 +245,7 @@ async def _load_catalogue(connection: _Connection, feed: Feed) -> dict[str, Any]
         ["amount_minor", "price_quantity"],
         stamps={"updated_time": "now()"},
     )
+    await connection.execute(_PRICE_CHANGES)
     await connection.execute(_NEW_EPOCHS)
     await connection.execute(_NEW_DELTA_HEADS)
     return loaded
