@@ -32,10 +32,10 @@ JOB_SECONDS_MAX = 30.0
 """How long one may take; then it is ended, and tried again."""
 SILENT_SECONDS_MAX = 60.0
 """When a job is taken from a process that took it and is not heard of: twice what it may take."""
-ATTEMPTS_MAX = 12
+ATTEMPTS_MAX = 13
 """How often it is tried; then it is held, for a person to look at."""
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 2.0, 3600.0
-"""How long until the next try: twice as long each time. Twelve of them take more than two hours."""
+"""How long until the next try: twice as long each time. The twelve between the tries take more than two hours."""
 
 LOG_DAYS = 30
 """How long it is kept what became of jobs."""

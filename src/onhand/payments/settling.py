@@ -34,6 +34,8 @@ AUTHORIZATION_SECONDS = 7 * 86400.0
 """How long an authorization holds where its provider does not say: Stripe's own bound for cards."""
 RENEW_BEFORE_SECONDS = 86400.0
 """How long before its end an authorization is renewed: a day, for a provider that does not answer and for people."""
+RENEW_PAUSE_SECONDS_MIN = 600.0
+"""How long an authorization is left alone at least, however soon its provider says that it ends."""
 RENEW_AGAIN_SECONDS = 6 * 3600.0
 """When a renewal that was declined is tried again, while the authorization still holds."""
 
@@ -82,14 +84,19 @@ async def settle_later(connection: Connection, operation_id: UUID) -> None:
     await enqueue(connection, SETTLE, {"operation_id": str(operation_id)}, key=f"{SETTLE}/{operation_id}")
 
 
-async def renew_later(connection: Connection, operation_id: UUID, after_seconds: float) -> None:
-    """Has the authorization that an operation made renewed, if it is still needed then."""
+async def renew_later(
+    connection: Connection, operation_id: UUID, after_seconds: float, declined_id: UUID | None = None
+) -> None:
+    """Has the authorization that an operation made renewed, if it is still needed then; anew, after a declined renewal.
+
+    The job that asked for the declined one may not be ended yet: hence another key.
+    """
     await enqueue(
         connection,
         RENEW,
         {"operation_id": str(operation_id)},
-        after_seconds=max(0.0, after_seconds),
-        key=f"{RENEW}/{operation_id}",
+        after_seconds=max(RENEW_PAUSE_SECONDS_MIN, after_seconds),
+        key=f"{RENEW}/{operation_id}" + (f"/{declined_id}" if declined_id else ""),
     )
 
 
@@ -212,7 +219,7 @@ async def _follow(
             )
             await settle_later(connection, old.operation_id)
     elif kind is Operation.RENEW and recorded["seconds_left"] > RENEW_AGAIN_SECONDS:
-        await renew_later(connection, row["authorization_id"], RENEW_AGAIN_SECONDS)
+        await renew_later(connection, row["authorization_id"], RENEW_AGAIN_SECONDS, operation_id)
     return expires
 
 

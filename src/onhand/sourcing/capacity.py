@@ -34,11 +34,13 @@ WITH work AS (
      WHERE c.state = 'PENDING' AND c.order_id IS DISTINCT FROM $4 AND k.location_id = ANY ($1))
 SELECT location_id, count(DISTINCT order_id) AS orders, sum(units)::int8 AS units, coalesce(bool_or(order_id = $4), false) AS own
   FROM work GROUP BY location_id"""
-# Who adds to a day's work holds the row of the location until the commit, so the next one counts it. Locations without a capacity
-# are left alone.
+# Who adds to a day's work holds the day of the location until the commit, so the next one counts it. Locations without a capacity
+# are left alone. No lock of their rows: an import shares those until its end, and orders would wait for it.
 HOLD_DAYS = """
-SELECT location_id, time_zone, daily_orders_max, daily_units_max, now() AS now FROM locations
- WHERE location_id = ANY ($1) AND (daily_orders_max > 0 OR daily_units_max > 0) ORDER BY location_id FOR NO KEY UPDATE"""
+SELECT location_id, time_zone, daily_orders_max, daily_units_max, now() AS now,
+       pg_advisory_xact_lock(hashtextextended('day of ' || location_id, 0))
+  FROM (SELECT location_id, time_zone, daily_orders_max, daily_units_max FROM locations
+         WHERE location_id = ANY ($1) AND (daily_orders_max > 0 OR daily_units_max > 0) ORDER BY location_id OFFSET 0) AS l"""
 
 
 class Day(NamedTuple):
