@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from api import eventually
 from onhand.feeds.load import ERRORS_SHOWN
 from onhand.feeds.records import FeedError
 from onhand.feeds.run import run_import
@@ -120,13 +121,9 @@ async def test_a_price_that_somebody_sets_meanwhile_is_not_the_last_that_is_know
         "INSERT INTO price_changes (sku, currency, amount_minor, price_quantity) SELECT sku, currency, 5, 1 FROM prices"
     )
     again = asyncio.create_task(run_import(database_dsn, str(folder), with_stock=False))
-    for _ in range(500):
-        await asyncio.sleep(0.02)
-        if waits := await ledger.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-            break
+    await eventually(lambda: ledger.fetchval("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"), True)
     await somebody.commit()
     await again
-    assert waits
     assert await ledger.fetchval("SELECT amount_minor FROM prices") == 129
     changes = await ledger.fetch("SELECT amount_minor FROM price_changes ORDER BY change_number")
     assert [amount for (amount,) in changes] == [129, 5, 129]

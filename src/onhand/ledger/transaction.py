@@ -162,20 +162,8 @@ class Transaction:
     @step("ledger.consume", model=("consume",))
     async def consume(self, claims: Sequence[Claim]) -> None:
         """Uses up claims of this attempt: what they took in the gate may leave `available` here. Raises ClaimRefused."""
-        epochs = await self._share_epochs({c.location_id for c in claims})
-        if any(epochs.get(c.location_id) != c.epoch for c in claims):
-            raise ClaimRefused
-        ordered = sorted(claims, key=lambda c: (c.location_id, c.claim_id))
-        rows = await self.connection.fetch(
-            CONSUME,
-            [c.location_id for c in ordered],
-            [c.claim_id for c in ordered],
-            [c.channel for c in ordered],
-            [to_json(c.lines) for c in ordered],
-        )
-        if len(rows) != len(claims):
-            raise ClaimRefused
-        for c in ordered:
+        await self._journal(CONSUME, claims)
+        for c in claims:
             self._settlement(c.location_id).forget.append(c.claim_id)
             self._cover(c.location_id, c.lines)
 
@@ -184,15 +172,17 @@ class Transaction:
         self, reservation_id: UUID, claims: Sequence[Claim], customer_id: str, deadline: datetime
     ) -> None:
         """Journals claims of this attempt as an active reservation. Raises ClaimRefused."""
+        await self._journal(OPEN, claims, reservation_id, customer_id, deadline)
+
+    async def _journal(self, statement: str, claims: Sequence[Claim], *values: object) -> None:
+        """Writes claims of this attempt in one order for all, under the epochs that they were taken in. Raises ClaimRefused."""
         epochs = await self._share_epochs({c.location_id for c in claims})
         if any(epochs.get(c.location_id) != c.epoch for c in claims):
             raise ClaimRefused
         ordered = sorted(claims, key=lambda c: (c.location_id, c.claim_id))
         rows = await self.connection.fetch(
-            OPEN,
-            reservation_id,
-            customer_id,
-            deadline,
+            statement,
+            *values,
             [c.location_id for c in ordered],
             [c.claim_id for c in ordered],
             [c.channel for c in ordered],
