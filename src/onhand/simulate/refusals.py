@@ -13,6 +13,8 @@ from onhand.simulate.once import Call, Index
 from onhand.v1 import order_pb2
 
 EVIDENCE_CALLS_MAX = 8
+BLIND_RETURNS_OF_A_DAY = 2
+"""What a customer may bring without a proof in a day, by the policy that trials go by: onhand's own."""
 REJECTED = (
     order_pb2.SHORTFALL_CAUSE_NOT_FOUND,
     order_pb2.SHORTFALL_CAUSE_DAMAGED,
@@ -52,6 +54,7 @@ def check_refusals(records: Sequence[Record], found: Index, ledger: Ledger, find
         # What the servers' own policy chooses from is not judged: that it was they who were to choose is.
         "RESOURCING_NOT_OFFERED": lambda record: not record.request.location_id,
         "LOCATION_EXCLUDED": lambda record: _rejected_there(record, found),
+        "BLIND_RETURN_LIMIT": lambda record: _came_too_often(record, found),
         "PARCEL_NOT_FOUND": lambda record: _others_began(record, about),
         "PARCEL_NOT_NAMED": lambda record: _others_began(record, about),
         "COUNT_OUTDATED": lambda record: _was_corrected(record, found, ledger),
@@ -190,6 +193,18 @@ def _others_began(record: Record, about: Mapping[str, Sequence[Call]]) -> bool:
         and call.row.commit - CLOCK_SLACK_SECONDS <= record.end
         for call in about.get(_subject(record.request), ())
     )
+
+
+def _came_too_often(record: Record, found: Index) -> bool:
+    """Whether its customer had brought as much without a proof by then as a day allows, and no manager let more pass."""
+    before = sum(
+        call.kind == "CreateBlindReturn"
+        and call.row is not None
+        and call.request.customer_id == record.request.customer_id
+        and call.row.commit - CLOCK_SLACK_SECONDS <= record.end
+        for call in found.calls.values()
+    )
+    return not record.request.override.manager and before >= BLIND_RETURNS_OF_A_DAY
 
 
 def _came_in(record: Record, found: Index) -> bool:
