@@ -46,6 +46,12 @@ PRUNE = """
 DELETE FROM pgqueuer_log
  WHERE id IN (SELECT id FROM pgqueuer_log WHERE created < now() - make_interval(days => $1) ORDER BY created LIMIT $2)"""
 
+# One that is being tried waits again by itself, unless that was the last time.
+HASTEN = """
+WITH waiting AS (UPDATE pgqueuer SET execute_after = now() WHERE dedupe_key = $1 AND status = 'queued' RETURNING true)
+SELECT EXISTS (SELECT FROM waiting)
+    OR EXISTS (SELECT FROM pgqueuer WHERE dedupe_key = $1 AND status = 'picked' AND attempts + 1 < $2)"""
+
 Handler = Callable[[Mapping[str, Any], int], Awaitable[None]]
 """Is given what was enqueued, and how often it was tried before."""
 
@@ -82,6 +88,11 @@ async def enqueue(
         dedupe_key=key,
         on_conflict="skip",
     )
+
+
+async def hasten(connection: Connection, key: str) -> bool:
+    """Has the job of this key tried again once the transaction is committed. False: none waits for that, it is held or gone."""
+    return bool(await connection.fetchval(HASTEN, key, ATTEMPTS_MAX))
 
 
 class Jobs:

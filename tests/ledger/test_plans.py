@@ -872,6 +872,11 @@ class Trade:
                 order_id=order.order_id, location_id=place, channel=types_pb2.CHANNEL_POS, lines=[back]
             ),
         )
+        # What goes back waits for what is taken.
+        capture_id = await self.app.database.pool.fetchval(
+            "SELECT operation_id FROM payment_operations WHERE order_id = $1 AND kind = 'CAPTURE'", UUID(order.order_id)
+        )
+        await self.app.settling.settle(capture_id)
 
     async def gift_cards(self) -> None:
         code, amount = "K7QF-3M9D-X2PA-88HT", dollars(500)

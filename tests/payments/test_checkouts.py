@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from unittest.mock import AsyncMock, patch
+from uuid import UUID
 
 import pytest
 
 from gateway import DECLINED_CARD, SIGNED, Gateway
 from onhand.domain.errors import LedgerUnavailable, Overloaded, Refusal
-from onhand.domain.payment import Operation
+from onhand.domain.payment import Operation, Outcome
 from onhand.domain.stock import Level
 from onhand.jobs import ATTEMPTS_MAX
 from onhand.ledger.mutation import Ledger
@@ -304,6 +305,21 @@ async def test_a_refund_waits_for_the_capture_before_it(shop: Shop, gateway: Gat
         ("AUTHORIZE", "SUCCEEDED", 398), ("CAPTURE", "SUCCEEDED", 398), ("REFUND", "SUCCEEDED", 398),
     ]  # fmt: skip
     assert [k for w, k in gateway.questions if w != "look_up"] == [AUTHORIZE, CAPTURE, CAPTURE, REFUND]
+
+
+async def test_what_waited_in_vain_is_asked_for_once_what_it_waited_for_is_known(shop: Shop, gateway: Gateway) -> None:
+    order = await place(shop, await by_gateway(shop))
+    await shop.cancel(order.order_id, {1: 2})
+    gateway.faults = ["silent"] * ATTEMPTS_MAX
+    await do_jobs(shop)
+    assert [(status, attempts) for _, status, attempts in await jobs(shop)] == [("failed", ATTEMPTS_MAX - 1)] * 2
+    (payment,) = await payments(shop, order.order_id)
+    _, capture, refund = payment.operations
+    assert await shop.app.settling.settle(UUID(capture.operation_id)) is Outcome.SUCCEEDED
+    await do_jobs(shop)
+    (payment,) = await payments(shop, order.order_id)
+    assert operations(payment)[2] == ("REFUND", "SUCCEEDED", 398)
+    assert payment.operations[2].operation_id == refund.operation_id
 
 
 async def test_a_job_that_never_succeeds_is_held_for_a_person(shop: Shop, gateway: Gateway) -> None:

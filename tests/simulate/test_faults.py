@@ -44,7 +44,7 @@ def test_faults_that_a_test_run_can_afford_break_no_promise(scratch_dir: Path) -
 
     assert done.stdout, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
-    assert {name: report[name] for name in COUNTERS} == dict.fromkeys(COUNTERS, 0), report["evidence"]
+    assert {name: report[name] for name in COUNTERS} == dict.fromkeys(COUNTERS, 0), json.dumps(report["evidence"])
     assert report["ok"], report
     assert done.returncode == 0
     assert (report["seed"], report["seconds"]) == (1, SECONDS)

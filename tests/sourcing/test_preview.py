@@ -31,7 +31,7 @@ from api import (
 )
 from onhand.domain.order import FulfillmentKind
 from onhand.domain.sourcing import Objective, Policy, Rule, Split
-from onhand.sourcing.candidates import PRODUCTS, STOCKED, read_candidates
+from onhand.sourcing.candidates import PRODUCTS, STOCKED, Candidates, read_candidates
 from onhand.sourcing.capacity import TAKEN_ON
 from onhand.v1 import inventory_pb2 as stock
 from onhand.v1 import order_pb2 as orders
@@ -239,19 +239,19 @@ async def test_many_places_are_read_by_three_queries(api: Api) -> None:
         async def read() -> AsyncIterator[Any]:
             yield connection
 
-        with (
-            patch.object(api.app.ledger, "read", read),
-            connection.query_logger(lambda record: queries.append(record.query)),
-        ):
-            found = await read_candidates(
-                api.app.ledger,
-                api.app.availability,
-                [(MILK, 1)],
+        async def plan_from() -> Candidates:
+            return await read_candidates(
+                *(api.app.ledger, api.app.availability, [(MILK, 1)]),
                 channel="WEB",
                 position=(40.0, 8.0),
                 only=(),
                 now=datetime.now(UTC),
             )
+
+        with patch.object(api.app.ledger, "read", read):
+            await plan_from()  # a connection that has not met a type yet asks what it is
+            with connection.query_logger(lambda record: queries.append(record.query)):
+                found = await plan_from()
     assert len(found.places) == 43
     assert [place.location_id for place in found.places][:2] == ["many-00", "many-01"]
     assert queries == [PRODUCTS, STOCKED, TAKEN_ON]

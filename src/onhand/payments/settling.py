@@ -14,7 +14,7 @@ from uuid import UUID
 
 from onhand.crash import step
 from onhand.domain.payment import CaptureAt, Operation, Outcome, Payment, Provider
-from onhand.jobs import Jobs, NotYet, enqueue
+from onhand.jobs import Jobs, NotYet, enqueue, hasten
 from onhand.ledger.transaction import Transaction
 from onhand.payments import store
 from onhand.payments.providers import Asked, OutcomeUnknown, PaymentProvider, Said, ask
@@ -76,12 +76,23 @@ UPDATE tenders t
        is_renewal_declined = CASE p.kind WHEN 'RENEW' THEN $2 = 'DECLINED' ELSE t.is_renewal_declined END
   FROM outcome JOIN payment_operations p USING (operation_id)
  WHERE (t.order_id, t.tender_number) = (p.order_id, p.tender_number)
-RETURNING t.authorization_expires_time, extract(epoch FROM t.authorization_expires_time - now())::float8 AS seconds_left"""
+RETURNING t.authorization_expires_time, extract(epoch FROM t.authorization_expires_time - now())::float8 AS seconds_left,
+       (SELECT n.operation_id FROM payment_operations n
+         WHERE n.order_id = p.order_id AND n.tender_number = p.tender_number AND n.operation_number > p.operation_number
+           AND NOT EXISTS (SELECT FROM payment_outcomes v WHERE v.operation_id = n.operation_id)
+         ORDER BY n.operation_number LIMIT 1) AS behind_id"""
 
 
 async def settle_later(connection: Connection, operation_id: UUID) -> None:
     """Has an operation asked for once this transaction is committed."""
     await enqueue(connection, SETTLE, {"operation_id": str(operation_id)}, key=f"{SETTLE}/{operation_id}")
+
+
+async def _go_on(connection: Connection, operation_id: UUID, after_id: UUID) -> None:
+    """As `settle_later`, of one that waited for another: its job waits ever longer, or is held by now."""
+    if not await hasten(connection, f"{SETTLE}/{operation_id}"):
+        key = f"{SETTLE}/{operation_id}/after/{after_id}"
+        await enqueue(connection, SETTLE, {"operation_id": str(operation_id)}, key=key)
 
 
 async def renew_later(
@@ -158,6 +169,8 @@ class Settling:
             )
             if recorded is None:
                 return
+            if recorded["behind_id"] is not None:
+                await _go_on(connection, recorded["behind_id"], operation_id)
             tx = Transaction(connection)
             expires = await _follow(connection, operation_id, said.outcome, row, recorded)
             what = _TOLD[Operation(row["kind"])] if said.outcome is Outcome.SUCCEEDED else "declined"

@@ -54,9 +54,10 @@ HELD_NO_LONGER = """
 UPDATE claims SET deadline = now() + interval '2 s'
  WHERE state = 'active' AND deadline > now() + interval '2 s'
    AND reservation_id NOT IN (SELECT reservation_id FROM checkouts WHERE state = 'PENDING')"""
-# Not what is days away: an authorization that is renewed before its end would be renewed again and again.
+# Not what is days away: an authorization that is renewed before its end would be renewed again and again. What is tried every
+# second, because it waits for what a process that was cut off took, is no nearer to being held for a person.
 NOT_LATER = """
-UPDATE pgqueuer SET execute_after = now()
+UPDATE pgqueuer SET execute_after = now(), attempts = least(attempts, 1)
  WHERE status = 'queued' AND execute_after > now() AND execute_after < now() + interval '1 day'"""
 START_POLL_SECONDS = 0.02
 """How often it is looked whether the clients have begun."""
