@@ -7,21 +7,19 @@ import itertools
 import os
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from google.protobuf.message import Message
 
-from crash.process import Fault, Outcome, Passed, Point, Process
+from crash.many import CALLER, CARRIERS, each_of, reserve_many
+from crash.process import PROCESS, Fault, Outcome, Passed, Point, Process
 from crash.stage import LOCATIONS, Look, Stage, meaning
 from onhand.app import App
-from onhand.caller import Caller
 from onhand.edge.method import handler_name
 from shop import BREAD, MILK, NORTH, Shop
-
-CALLER = Caller("tester", None)
 
 IS_WHOLE = os.environ.get("ONHAND_CRASH_MATRIX") == "whole"
 """Every statement within a transaction, and all that others may do while it stands still (`make crash-matrix`). Otherwise the
@@ -97,6 +95,10 @@ def caller_of(scenario: Scenario, request: Message | None) -> Call:
         return scenario.work
 
     async def call(app: App) -> Any:
+        if isinstance(request, CARRIERS):
+            process = PROCESS.get()
+            assert process is not None
+            return await reserve_many(app, request, process.told)
         name = handler_name(scenario.workflow)
         (handler,) = (h for service in app.services.values() for h in service if hasattr(h, name))
         return await getattr(handler, name)(request, CALLER)
@@ -181,6 +183,7 @@ class Matrix:
         assert outcome.reason == scenario.refusal, outcome
         assert not plain.outside, plain.outside
         await audit_answered(stage, outcome)
+        await audit_told(stage, plain)
         if scenario.work is None:
             await audit_tidy(stage)
         trace = list(plain.trace)
@@ -189,7 +192,8 @@ class Matrix:
         await audit_quiet(stage)
         await audit_rules(stage)
 
-        run = _Run(stage, scenario, request, call, outcome, before, after)
+        had = await stage.first_answers(request)
+        run = _Run(stage, scenario, request, call, outcome, before, after, frozenset(had))
         await run.crashes(points_of(trace), report)
         await run.cuts(points_of(trace), report)
         await run.stalls(points_of(trace), report)
@@ -216,6 +220,8 @@ class _Run:
     plain: Outcome
     before: Counter[str]
     after: Counter[str]
+    answered: frozenset[str]
+    """Requests that had their effect."""
     _states: dict[Point, object] = field(default_factory=dict)
 
     async def crashes(self, points: Sequence[Passed], report: Report) -> None:
@@ -307,7 +313,7 @@ class _Run:
         stage = self.stage
         await stage.set_back("scene")
         server = await stage.process()
-        async with self._standing(point) as (_, end):
+        async with self._standing(point) as (victim, end):
             other = await meanwhile(server)
             for place, look in (await stage.look()).items():
                 assert not look.unsafe, f"while it stood still, {place}: {look}"
@@ -318,8 +324,10 @@ class _Run:
             assert seen.answer == other.answer, "two answers to one request"
         answered = await self._had_effect()
         if seen.answer is not None or other.answer is not None:
-            assert answered is not None, "answered without an effect"
+            assert answered, "answered without an effect"
             await audit_answered(stage, seen)
+        for process in (victim, server):
+            await audit_told(stage, process)
         await recover(stage, server)
         await audit_quiet(stage)
         # Not where one attempt may have met what the other held; and a loop may have found nothing left to do.
@@ -329,7 +337,7 @@ class _Run:
             await self._check_state(answered)
             await self._repeat(server, seen, answered)
             await recover(stage, server)
-            await self._check_state(True)
+            await self._check_state(None)
             await audit_quiet(stage)
         await audit_rules(stage)
 
@@ -366,6 +374,7 @@ class _Run:
         victim.aim(point, fault)
         seen = await victim.run(self.call)
         assert victim.is_hit, "the point was not reached"
+        await audit_told(self.stage, victim)
         return victim, seen
 
     async def _follow(self, case: Case, victim: Process, seen: Outcome) -> None:
@@ -389,14 +398,14 @@ class _Run:
         else:
             if (
                 self.scenario.is_tight
-                and answered is None
+                and answered.keys() < self.answered
                 and any(look.orphans for look in (await stage.look()).values())
             ):
                 await self._try_in_vain(server)
                 return
             await self._repeat(server, seen, answered)
             await recover(stage, server)
-        await self._check_state(True)
+        await self._check_state(None)
         await audit_quiet(stage)
         await audit_rules(stage)
 
@@ -407,37 +416,52 @@ class _Run:
             assert not look.unsafe, f"after the repeat, {place}: {look}"
         await recover(self.stage, server)
         if again.reason:
-            await self._repeat(server, again, None)
-            await self._check_state(True)
+            await self._repeat(server, again, {})
+            await self._check_state(None)
         await audit_quiet(self.stage)
         await audit_rules(self.stage)
 
-    async def _had_effect(self) -> bytes | None:
-        return await self.stage.answered(self.request.request_id) if self.request is not None else None
+    async def _had_effect(self) -> dict[str, bytes]:
+        return await self.stage.first_answers(self.request)
 
-    async def _check_state(self, answered: bytes | bool | None) -> None:
+    async def _check_state(self, answered: Mapping[str, bytes] | None) -> None:
+        """What has had its effect is in the ledger, and nothing else; None: all of it has."""
         found = await self.stage.digest()
-        wanted = self.before if answered is None else self.after
-        if self.scenario.refusal and answered is None and found == self.after:
+        if answered and answered.keys() < self.answered:  # of many: some rows of each
+            assert not (found - (self.before | self.after)), f"too much {dict(found - (self.before | self.after))}"
+            assert not ((self.before & self.after) - found), f"missing {dict((self.before & self.after) - found)}"
+            return
+        wanted = self.after if answered is None or answered else self.before
+        if self.scenario.refusal and not answered and found == self.after:
             return  # a refusal that is counted, as of a wrong code
         assert found == wanted, (
-            f"the ledger is not as after {0 if answered is None else 1} effects: too much {dict(found - wanted)}, missing"
-            f" {dict(wanted - found)}"
+            f"the ledger is not as after {1 if wanted is self.after else 0} effects: too much {dict(found - wanted)},"
+            f" missing {dict(wanted - found)}"
         )
 
-    async def _repeat(self, server: Process, seen: Outcome, answered: bytes | None) -> None:
+    async def _repeat(self, server: Process, seen: Outcome, answered: Mapping[str, bytes]) -> None:
         server.lost = frozenset()
         again = await server.run(self.call)
         assert not again.is_dead
         assert again.reason == self.scenario.refusal, f"the repeat is refused: {again.reason}"
         if self.request is None:
             return
+        await audit_told(self.stage, server)
         if again.answer is not None:
-            if answered is not None:
-                assert again.answer == type(again.answer).FromString(answered), "not the first answer"
+            for request_id, answer in each_of(self.request, again.answer):
+                if request_id in answered:
+                    assert answer == type(answer).FromString(answered[request_id]), "not the first answer"
             assert seen.answer in (None, again.answer), "not the answer that was given"
             assert meaning(again.answer) == meaning(self.plain.answer), "the answer of the repeat"
         await audit_answered(self.stage, again)
+
+
+async def audit_told(stage: Stage, process: Process) -> None:
+    """What clients were told of some of many is in the ledger, whatever became of the others."""
+    for request_id, answer in process.told.items():
+        first = await stage.answered(request_id)
+        assert first is not None, f"told of {request_id}, which had no effect: {answer}"
+        assert answer == type(answer).FromString(first), f"told otherwise than by the first answer: {answer}"
 
 
 async def audit_answered(stage: Stage, outcome: Outcome) -> None:

@@ -103,6 +103,8 @@ class Process:
         self.trace: list[Passed] = []
         self.outside: list[str] = []
         """What was sent to gate or ledger outside every step."""
+        self.told: dict[str, Message] = {}
+        """By request_id, of calls that carry many: what a client was told of one of them."""
         self.held: set[Connection] = set()
         self.stalled, self.go = asyncio.Event(), asyncio.Event()
         self._died = asyncio.Event()

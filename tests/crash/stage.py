@@ -15,6 +15,7 @@ import redis.asyncio
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from crash.many import carried
 from crash.process import GATEWAY, Process
 from onhand.ledger.invariants import RULES
 from onhand.postgres import Database, asyncpg_dsn
@@ -239,6 +240,11 @@ class Stage:
             "SELECT response FROM requests WHERE request_id = $1", request_id
         )
         return answer
+
+    async def first_answers(self, request: Any) -> dict[str, bytes]:
+        """The same of those of a call's requests that had their effect."""
+        ids = [each.request_id for each in carried(request)] if request is not None else []
+        return {id: answer for id in ids if (answer := await self.answered(id)) is not None}
 
     async def look(self) -> dict[str, Look]:
         """Gate beside ledger, wherever the ledger trusts the gate."""

@@ -7,7 +7,8 @@ from types import ModuleType
 
 from google.protobuf.message import Message
 
-from crash.matrix import CALLER, Call, Prepare, Scenario
+from crash.many import CALLER
+from crash.matrix import Call, Prepare, Scenario
 from crash.process import Fault, Point
 from crash.stage import Stage
 from onhand.app import App
@@ -131,6 +132,35 @@ async def _(stage: Stage, shop: Shop) -> Message:
     process.lost = frozenset("*")
     await process.run(lambda app: Shop(app).receive(NORTH, {MILK: 5}))
     return reserve({NORTH: {MILK: 5}})
+
+
+def many(*baskets: Mapping[str, Mapping[str, int]]) -> list[pb.ReserveRequest]:
+    """Reservations that are asked for together."""
+    return [reserve(each) for each in baskets]
+
+
+@scenario("BatchReserve", "three at two locations, one of them twice")
+async def _(stage: Stage, shop: Shop) -> Message:
+    requests = many({NORTH: {MILK: 1}}, {NORTH: {MILK: 2, BREAD: 1}, SOUTH: {MILK: 1}}, {SOUTH: {BREAD: 3}})
+    return pb.BatchReserveRequest(requests=[*requests, requests[1]])
+
+
+@scenario("BatchReserve", "one of three is more than there is", refusal="INSUFFICIENT_STOCK")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return pb.BatchReserveRequest(requests=many({NORTH: {MILK: 1}}, {NORTH: {MILK: 11}}, {SOUTH: {MILK: 1}}))
+
+
+@scenario("BatchReserve", "one of two takes what is due for expiry", is_tight=True)
+async def _(stage: Stage, shop: Shop) -> Message:
+    await stage.pass_deadline(await shop.reserve({NORTH: {MILK: 9}}))
+    return pb.BatchReserveRequest(requests=many({NORTH: {MILK: 1}}, {NORTH: {MILK: 5}}))
+
+
+@scenario("ReserveStream", "one, and once it is answered two more")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return pb.ReserveStreamRequest(
+        requests=many({NORTH: {MILK: 1}}, {NORTH: {MILK: 2}, SOUTH: {MILK: 1}}, {SOUTH: {BREAD: 3}})
+    )
 
 
 @scenario("ChangeReservation", "to more, and to another location", is_tight=True)
