@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from falsifications import FALSIFICATIONS, Falsify, Run, falsification, rows
+from falsifications import FALSIFICATIONS, Falsify, Run, copy_of, falsification, rows
 from onhand.simulate.facts import DUPLICATE, LOST, OTHER, GatewayRow, MovementRow
-from onhand.simulate.history import OK
+from onhand.simulate.history import OK, Record
+from onhand.v1 import order_pb2
 
 KINDS = (
     "RejectFulfillmentOrder",
@@ -93,6 +94,59 @@ def a_take_over_ends_less_than_it_promises(run: Run) -> Run:
     transactions = {row.transaction for row in run.ledger.requests if row.request_id in ids}
     end = next(e for e in run.ledger.ends if e.transaction in transactions)
     return _changed(run, "ends", lambda e: e is end, quantity=lambda e: e.quantity + 1)
+
+
+# --------------------------------------------------------------------------------------------------------------- promises
+@falsification(LOST)
+def a_plan_brings_less_than_was_asked_for(run: Run) -> Run:
+    """As if the servers had read less of it."""
+    record = next(r for r in run.records if (r.kind, r.outcome) == ("SourceReservation", OK))
+    request = copy_of(record.request)
+    request.lines[0].quantity += 1
+    return _asked(run, record, request)
+
+
+@falsification(OTHER)
+def a_plan_has_a_location_bring_it_that_was_not_to_be_asked(run: Run) -> Run:
+    record = next(r for r in run.records if (r.kind, r.outcome) == ("SourceReservation", OK))
+    request = copy_of(record.request)
+    request.excluded_location_ids.append(record.answer.reservation.baskets[0].location_id)
+    return _asked(run, record, request)
+
+
+@falsification(LOST)
+def goods_wait_for_a_shorter_time_than_was_asked_for(run: Run) -> Run:
+    record = next(r for r in run.records if (r.kind, r.outcome) == ("ExtendPickupHold", OK))
+    request = copy_of(record.request)
+    request.hold_end_time.seconds += 4 * 24 * 3600
+    return _asked(run, record, request)
+
+
+@falsification(LOST)
+def goods_are_given_up_that_were_to_wait(run: Run) -> Run:
+    record = next(
+        r
+        for r in run.records
+        if (r.kind, r.outcome) == ("MarkReadyForPickup", OK) and "store1" in r.answer.fulfillment_order.location_id
+    )
+    row = next(row for row in run.ledger.requests if row.request_id == record.request_id)
+    given_up = order_pb2.MarkNoShowResponse(fulfillment_order=record.answer.fulfillment_order)
+    for line in given_up.fulfillment_order.lines:
+        line.cancelled_quantity = line.quantity - line.moved_quantity
+    by_itself = row._replace(
+        request_id=f"no-show:{record.request.fulfillment_order_id}:early",
+        method="MarkNoShowRequest",
+        response=given_up.SerializeToString(),
+        transaction=10**9,
+        commit=row.commit + 0.001,
+    )
+    return rows(run, "requests", [*run.ledger.requests, by_itself])
+
+
+def _asked(run: Run, record: Record, request: Any) -> Run:
+    """As if all attempts of a call had asked for something else."""
+    others = [dataclasses.replace(r, request=request) if r.request_id == record.request_id else r for r in run.records]
+    return run._replace(records=others)
 
 
 # ------------------------------------------------------------------------------------------------------------------ money

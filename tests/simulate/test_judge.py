@@ -83,6 +83,8 @@ def test_a_run_that_nothing_broke_has_no_findings_and_was_looked_at(run: Run) ->
         "tenders",
         "gift_cards",
         "payments_by_the_gateway",
+        "sourced_reservations",
+        "extended_holds",
         *(f"effects_of_{kind}" for kind in KINDS),
     ):
         assert looked[what] > 0, what

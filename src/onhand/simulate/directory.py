@@ -30,6 +30,8 @@ class Directory:
     """By transfer or advance notice, and sku: how many units were sent, or announced."""
     counts: dict[str, str] = field(default_factory=dict)
     """The location of a count."""
+    locations: set[str] = field(default_factory=set)
+    """All that there are."""
 
     @classmethod
     def of(cls, answers: Iterable[Any]) -> Directory:
@@ -58,6 +60,8 @@ class Directory:
                 self._comes(message.advance_notice_id, notice_line.sku, notice_line.expected_quantity)
         elif isinstance(message, returns_pb2.ReturnAuthorization):
             self.orders[message.return_authorization_id] = message.order_id
+        elif isinstance(message, inventory_pb2.Location):
+            self.locations.add(message.location_id)
         elif isinstance(message, counting_pb2.Count):
             self.counts[message.count_id] = message.location_id
         for descriptor, value in message.ListFields():

@@ -157,6 +157,8 @@ class Ledger:
     balances: Mapping[str, int] = field(default_factory=dict)
     """By gift card, in minor units."""
     gateway: Sequence[GatewayRow] = ()
+    wall_offset: float = 0.0
+    """What the wall clock says when the clients' is at 0, for times that answers tell."""
 
 
 class Calm:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from onhand.simulate.history import OK
 from onhand.simulate.order_effects import held
@@ -14,6 +17,8 @@ REJECTED_SHARE, SUBSTITUTED_SHARE, UNPICKED_SHARE = 0.12, 0.08, 0.06
 """Of the work that is looked at: where goods are not to be had, others are given instead, or they are put back."""
 NO_SHOW_SHARE, PART_SHARE, PACKED_SHARE, UNDELIVERED_SHARE = 0.15, 0.2, 0.3, 0.15
 """Of pickups that wait: nobody comes, or takes a part only. Of shipments: packed into parcels first, brought back."""
+LATER_SHARE, LATER_SECONDS = 0.12, (1.0, 12.0)
+"""Of pickups that wait: the customer comes later, so much from now at the latest; in some stores longer than they would wait."""
 REASONS = (pb.REJECT_REASON_NOT_FOUND, pb.REJECT_REASON_DAMAGED, pb.REJECT_REASON_CLOSED)
 ON_ITS_WAY = (pb.FULFILLMENT_STATE_REQUESTED, pb.FULFILLMENT_STATE_ACCEPTED, pb.FULFILLMENT_STATE_PICKED)
 
@@ -145,6 +150,9 @@ async def _waiting(town: Town, work: Work) -> Work | None:
         work = work._replace(answer=answer.fulfillment_order)
     elif draw < NO_SHOW_SHARE + 0.15:
         return await _plain(town, work, "UnpickFulfillmentOrder")
+    elif draw < NO_SHOW_SHARE + 0.15 + LATER_SHARE:
+        answer = await _call(town, work, "ExtendPickupHold", hold_end_time=_later(town))
+        return None if answer is None else work._replace(answer=answer.fulfillment_order)
     fields: dict[str, Any] = {"pickup_code": work.code}
     if town.chance.random() < PART_SHARE:
         fields["lines"] = [pb.WorkLine(line_number=n, quantity=quantity) for n, quantity in _part(town, work)]
@@ -156,6 +164,12 @@ async def _waiting(town: Town, work: Work) -> Work | None:
     if answer.HasField("rest"):
         town.keep(town.work, work._replace(answer=answer.rest))
     return None
+
+
+def _later(town: Town) -> Timestamp:
+    moment = Timestamp()
+    moment.FromNanoseconds(time.time_ns() + int(town.chance.uniform(*LATER_SECONDS) * 1e9))
+    return moment
 
 
 async def _put_away(town: Town, work: Work) -> None:

@@ -24,13 +24,16 @@ from onhand.v1 import (
     payment_pb2,
     receiving_pb2,
     returns_pb2,
+    sourcing_pb2,
 )
 
 OK, REFUSED, UNKNOWN = "ok", "refused", "unknown"
 NEVER = float("inf")
 """The end of an attempt whose client process did not live to see it."""
 
-_MODULES = (inventory_pb2, order_pb2, catalog_pb2, cart_pb2, returns_pb2, payment_pb2, receiving_pb2, counting_pb2)
+_MODULES = (
+    inventory_pb2, order_pb2, catalog_pb2, cart_pb2, returns_pb2, payment_pb2, receiving_pb2, counting_pb2, sourcing_pb2
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

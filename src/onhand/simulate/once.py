@@ -31,9 +31,12 @@ from onhand.simulate.facts import (
 from onhand.simulate.history import OK, REFUSED, UNKNOWN, Record, by_request, message_type
 from onhand.simulate.money import check_money
 from onhand.simulate.order_effects import NEVER_THERE, not_there
+from onhand.simulate.promises import check_promises
 
 REJECTED = ("NOT_FOUND", "DAMAGED", "CLOSED")
 """Causes of shortfalls by which a location does not bring what it has, or does not have."""
+RESERVES = frozenset({"Reserve", "SourceReservation"})
+"""Kinds that make a reservation."""
 IN_ROUNDS = frozenset({"PlaceOrder", "Sell"})
 """Kinds of which many may share a transaction. Reservations do too, but move nothing."""
 
@@ -137,6 +140,7 @@ def check_once(found: Index, ledger: Ledger, findings: Findings) -> None:
     _check_claims(found, ledger, findings)
     _check_documents(found, ledger, findings)
     check_money(found, ledger, findings)
+    check_promises(found, ledger, findings)
 
 
 def _check_answers(call: Call, findings: Findings) -> None:
@@ -245,8 +249,9 @@ def _check_claims(found: Index, ledger: Ledger, findings: Findings) -> None:
     for call in found.calls.values():
         if call.row is None:
             continue
-        if call.kind in ("Reserve", "ChangeReservation"):
-            made[call.answer.reservation.reservation_id][call.kind].append(call)
+        if call.kind in RESERVES or call.kind == "ChangeReservation":
+            how = "Reserve" if call.kind in RESERVES else call.kind
+            made[call.answer.reservation.reservation_id][how].append(call)
         elif call.kind in ("ReleaseReservation", "PlaceOrder"):
             made[call.request.reservation_id][call.kind].append(call)
     for reservation_id, by_kind in made.items():

@@ -16,11 +16,14 @@ from onhand.simulate.fulfilment import ADDRESS, fulfil, mend
 from onhand.simulate.history import OK
 from onhand.simulate.shop import WEBHOOK_SECRET
 from onhand.simulate.town import Journey, Town, look
-from onhand.v1 import inventory_pb2, order_pb2, payment_pb2, types_pb2
+from onhand.v1 import inventory_pb2, order_pb2, payment_pb2, sourcing_pb2, types_pb2
 
 TOGETHER_SHARE = 0.15
 """Of those who reserve online, those whose shop does so for several at once, in one call or by a stream."""
+SOURCED_SHARE = 0.2
+"""Of the others, those to whom the servers say who brings it."""
 TTL_SECONDS = (5, 8, 12, 20)
+KINDS = (order_pb2.FULFILLMENT_KIND_PICKUP, order_pb2.FULFILLMENT_KIND_SHIP)
 CHANNELS = (types_pb2.CHANNEL_WEB, types_pb2.CHANNEL_APP, types_pb2.CHANNEL_WEB, types_pb2.CHANNEL_PHONE)
 
 
@@ -42,7 +45,11 @@ async def shop_online(town: Town) -> None:
     if chance.random() < 0.5:
         await browse(town)
     wanted = [_wish(town) for _ in range(chance.randint(2, 4) if chance.random() < TOGETHER_SHARE else 1)]
-    if len(wanted) == 1:
+    method = None
+    if len(wanted) == 1 and chance.random() < SOURCED_SHARE:
+        method = chance.choice(KINDS)
+        reserved = await town.change("sourcing", "SourceReservation", _sourced(town, method))
+    elif len(wanted) == 1:
         reserved = await town.change("inventory", "Reserve", wanted[0])
     else:  # for several people; this is one of them
         reserved = chance.choice(await town.caller.reserve_many(wanted))
@@ -65,7 +72,7 @@ async def shop_online(town: Town) -> None:
         await town.change("inventory", "ExtendReservation", extend)
     end = chance.random()
     if end < 0.55:
-        await _order(town, held)
+        await _order(town, held, method)
     elif end < 0.8:
         released = await town.change(
             "inventory",
@@ -91,6 +98,27 @@ def _wish(town: Town) -> inventory_pb2.ReserveRequest:
     )
 
 
+def _sourced(town: Town, method: order_pb2.FulfillmentKind.ValueType) -> sourcing_pb2.SourceReservationRequest:
+    """The same, from wherever it comes; or from one of some stores; or from anywhere but there."""
+    chance = town.chance
+    request = sourcing_pb2.SourceReservationRequest(
+        request_id=town.request_id(),
+        channel=chance.choice(CHANNELS),
+        method=method,
+        lines=town.lines(quantity_max=5),
+        accepts_partial=chance.random() < 0.3,
+        ttl_seconds=chance.choice(TTL_SECONDS),
+        customer_id=f"customer-{chance.randrange(50)}",
+    )
+    some = chance.sample(town.shop.locations, 2)
+    match chance.randrange(4):
+        case 0:
+            request.location_ids.extend(some)
+        case 1:
+            request.excluded_location_ids.extend(some)
+    return request
+
+
 async def _change(town: Town, held: inventory_pb2.Reservation) -> inventory_pb2.Reservation | None:
     """Other quantities; None where it is not known what is held now."""
     baskets = [
@@ -111,12 +139,12 @@ async def _change(town: Town, held: inventory_pb2.Reservation) -> inventory_pb2.
     return held if changed.reason == "INSUFFICIENT_STOCK" else None
 
 
-async def _order(town: Town, held: inventory_pb2.Reservation) -> None:
+async def _order(
+    town: Town, held: inventory_pb2.Reservation, method: order_pb2.FulfillmentKind.ValueType | None
+) -> None:
+    """Orders what is held; all of it by the method that it was planned for, if it was."""
     chance = town.chance
-    kinds = [
-        order_pb2.FULFILLMENT_KIND_SHIP if chance.random() < 0.5 else order_pb2.FULFILLMENT_KIND_PICKUP
-        for _ in held.baskets
-    ]
+    kinds = [method or chance.choice(KINDS) for _ in held.baskets]
     units = [(line.sku, line.quantity) for basket in held.baskets for line in basket.lines]
     request = order_pb2.PlaceOrderRequest(
         request_id=town.request_id(),

@@ -27,7 +27,7 @@ from onhand.simulate.effects import COVERED
 from onhand.simulate.facts import CLOCK_SLACK_SECONDS, Calm, ClaimRow, Ledger, Position
 from onhand.simulate.history import OK, REFUSED, UNKNOWN, Record
 from onhand.simulate.linear import Hold, Move, Read
-from onhand.simulate.once import Call, Index
+from onhand.simulate.once import RESERVES, Call, Index
 from onhand.simulate.order_effects import not_there
 from onhand.v1 import types_pb2
 
@@ -159,7 +159,7 @@ class _Builder:
         row = call.row
         assert row is not None
         taken = min(call.acknowledged, self.commits.after(row.commit, COMMIT_SECONDS_MAX))
-        if call.kind == "Reserve":
+        if call.kind in RESERVES:
             self._reserved(call, taken)
         elif call.kind == "ChangeReservation":
             self._changed(call, taken)
@@ -275,7 +275,7 @@ class _Builder:
             history, of = self.positions[position], None
             if is_alone:
                 of = next((n for n, m in enumerate(history.moves) if m.label is call and m.delta < 0), None)
-            if call.kind in ("CountStock", "ApproveCount"):
+            if call.kind in ("CountStock", "ApproveCount", "SourceReservation"):  # any part of it, any number of times
                 history.holds += [Hold(attempt.begin, end, 1)] * units
             else:
                 history.holds.append(Hold(attempt.begin, end, units, of))
@@ -300,7 +300,7 @@ class _Builder:
             if match is None:
                 continue
             position = location_id, sku
-            if position in self.floors.limits and record.kind not in ("Reserve", "ChangeReservation"):
+            if position in self.floors.limits and record.kind not in (*RESERVES, "ChangeReservation"):
                 continue
             kept = self.floors.kept(_channel(record, self.found), position)
             choices = tuple(sorted({0, *freed.get(position, ())}))
@@ -318,11 +318,11 @@ class _Builder:
 
 def _channel(record: Record, found: Index) -> int:
     """Whose floors a refused call met: POS stands for none."""
-    if record.kind == "Reserve":
+    if record.kind in RESERVES:
         return int(record.request.channel)
     if record.kind == "ChangeReservation":
         for call in found.calls.values():
-            held = call.answer.reservation if call.kind == "Reserve" and call.answer is not None else None
+            held = call.answer.reservation if call.kind in RESERVES and call.answer is not None else None
             if held is not None and held.reservation_id == record.request.reservation_id:
                 return int(held.channel)
     return int(types_pb2.CHANNEL_POS)
@@ -337,6 +337,11 @@ def _wants(call: Call, attempt: Record, directory: Directory) -> tuple[dict[Posi
         for basket in request.baskets:
             for line in basket.lines:
                 wants[basket.location_id, line.sku] += line.quantity
+    elif call.kind == "SourceReservation":  # the servers choose, and may have tried any location before
+        seconds = float(request.ttl_seconds)
+        for line in request.lines:
+            for place in request.location_ids or directory.locations:
+                wants[place, line.sku] += line.quantity
     elif call.kind == "Sell":
         for line in request.lines:
             wants[request.location_id, line.sku] += line.quantity

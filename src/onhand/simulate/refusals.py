@@ -53,6 +53,7 @@ def check_refusals(records: Sequence[Record], found: Index, ledger: Ledger, find
         ),
         # What the servers' own policy chooses from is not judged: that it was they who were to choose is.
         "RESOURCING_NOT_OFFERED": lambda record: not record.request.location_id,
+        "NOT_SOURCED": _is_left,
         "LOCATION_EXCLUDED": lambda record: _rejected_there(record, found),
         "BLIND_RETURN_LIMIT": lambda record: _came_too_often(record, found),
         "PARCEL_NOT_FOUND": lambda record: _others_began(record, about),
@@ -80,6 +81,15 @@ def _is_short(record: Record) -> bool:
     shorts = record.detail.get("shorts", ())
     figures = [(int(words[0]), int(words[2])) for _, text in shorts if (words := text.split())]
     return bool(figures) and all(available < requested for requested, available in figures)
+
+
+def _is_left(record: Record) -> bool:
+    """Whether what nobody brings is of what was asked for. That the policy's locations had no more of it is not judged."""
+    asked = defaultdict[str, int](int)
+    for line in record.request.lines:
+        asked[line.sku] += line.quantity
+    left = {sku: int(text.split()[0]) for sku, text in record.detail.get("shorts", ())}
+    return bool(left) and all(0 < units <= asked[sku] for sku, units in left.items())
 
 
 def _was_closed(record: Record, found: Index) -> bool:

@@ -115,4 +115,5 @@ async def read_ledger(connection: Connection) -> Ledger:
         money=[MoneyRow(*r) for r in await connection.fetch(MONEY)],
         tenders=[TenderRow(*r) for r in await connection.fetch(TENDERS)],
         balances={r[0]: r[1] for r in await connection.fetch(BALANCES)},
+        wall_offset=offset,
     )
