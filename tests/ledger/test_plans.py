@@ -533,7 +533,12 @@ class Trade:
         """A change as it was previewed."""
         asked = {"order_id": order.order_id, "change": change}
         preview = await self.call("PreviewOrderChange", orders.PreviewOrderChangeRequest(**asked))
-        paid = card(preview.charge.units * 100 + preview.charge.nanos // 10_000_000) if preview.charge.units else []
+        paid = []
+        if preview.charge.units:
+            code = f"PLANS-CHANGE-{order.order_number}"
+            await self.call("IssueGiftCard", money.IssueGiftCardRequest(code=code, amount=preview.charge))
+            kind = orders.TENDER_KIND_GIFT_CARD
+            paid = [orders.Tender(kind=kind, amount=preview.charge, gift_card_code=code)]
         request = orders.ApplyOrderChangeRequest(**asked, etag=preview.etag, tenders=paid)
         await self.call("ApplyOrderChange", request)
 

@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 
 from broken import broken_rules, shorts, verified
+from onhand.crash import Step, watched
 from onhand.domain.stock import Level
 from onhand.v1 import catalog_pb2
 from onhand.v1 import order_pb2 as pb
-from purse import issue, tender
+from purse import issue, sale, tender
 from shelf import request_id
 from shop import ADDRESS, BREAD, CALLER, DEPOT, MILK, NORTH, SOUTH, Shop, card, cents, dollars, refused, told
 
 SHIP = pb.FULFILLMENT_KIND_SHIP
+PICKUP = pb.FULFILLMENT_KIND_PICKUP
 MOVED = pb.FULFILLMENT_STATE_MOVED
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @pytest.fixture
@@ -63,6 +66,25 @@ def effects(shown: pb.PreviewOrderChangeResponse) -> dict[tuple[str, str], tuple
     return {(e.location_id, e.sku): (e.freed_quantity, e.promised_quantity) for e in shown.stock}
 
 
+class Counted:
+    """Counts how often a step begins."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self.count = name, 0
+
+    async def before(self, step: Step) -> None:
+        self.count += step.name == self._name
+
+    async def after(self, step: Step) -> None: ...
+
+
+async def waits_for_locks(shop: Shop, count: int) -> None:
+    """Until so many wait for a lock that another transaction has."""
+    async with asyncio.timeout(30):
+        while await shop.fetch(WAITING) != [(count,)]:
+            pass
+
+
 # ------------------------------------------------------------------------------------------------------------- quantities
 async def test_more_is_paid_with_a_gift_card_which_gets_it_back(shop: Shop) -> None:
     code, short = "K7QF-3M9D-X2PA-88HT", "K7QF-3M9D-X2PA-88HU"
@@ -86,6 +108,29 @@ async def test_more_is_paid_with_a_gift_card_which_gets_it_back(shop: Shop) -> N
     await shop.cancel(order.order_id, {2: 2})
     assert await shop.fetch(balance) == [(600,), (100,)]
     assert await broken_rules(shop) == []
+
+
+async def test_money_is_locked_before_stock(shop: Shop) -> None:
+    """A sale that pays with the card that a change pays back onto: whoever is first has both, card and level."""
+    code = "K7QF-3M9D-X2PA-88HT"
+    await issue(shop, code, 1000)
+    held = await shop.reserve({NORTH: {MILK: 3}})
+    paid = [tender("GIFT_CARD", 3 * 199, gift_card_code=code)]
+    order = (await shop.orders.place_order(shop.place_request(held, {NORTH: PICKUP}, 597, tenders=paid), CALLER)).order
+    less = quantities({1: 1})
+    etag = (await preview(shop, order, less)).etag
+    request = sale(1, tender("GIFT_CARD", 199, gift_card_code=code))
+    attempts = Counted("ledger.mutate")
+    with watched(attempts):
+        async with shop.database.transaction() as connection:
+            await connection.execute("SELECT FROM stock_levels FOR UPDATE")
+            first = asyncio.create_task(apply(shop, order, less, etag))
+            await waits_for_locks(shop, 1)
+            second = asyncio.create_task(shop.orders.sell(request, CALLER))
+            await waits_for_locks(shop, 2)
+        await asyncio.gather(first, second)
+    assert attempts.count == 2, "one was rolled back: they waited for each other"
+    assert await shop.fetch("SELECT balance_minor FROM gift_cards") == [(1000 - 3 * 199 + 2 * 199 - 199,)]
 
 
 async def test_fewer_units_are_cancelled_and_more_are_added_at_todays_price(shop: Shop) -> None:

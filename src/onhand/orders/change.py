@@ -29,7 +29,7 @@ from onhand.orders.moving import Move
 from onhand.orders.queries import read_order
 from onhand.orders.store import Fulfillment, LockedOrder, NewTender
 from onhand.orders.work import settle
-from onhand.payments import gift_cards
+from onhand.payments import gift_cards, giving_back
 from onhand.payments.gift_cards import Card
 from onhand.postgres import Connection
 from onhand.reservations.claims import Wants
@@ -144,7 +144,11 @@ async def apply_order_change(
         held["order"] = await store.lock_order(tx.connection, order_id)
         if wants:
             await hold_days(tx, [place for place, _ in wants])
-        if codes and (order := held["order"]) is not None:
+        if (order := held["order"]) is None:
+            return
+        if request.change.HasField("quantities"):
+            await giving_back.hold(tx, order_id, list(codes.values()))
+        if codes:
             amounts = [(h, money_from_wire("tenders", request.tenders[n].amount)[0]) for n, h in codes.items()]
             cards.update(await gift_cards.lock_by_code(tx.connection, amounts, order.currency))
 
@@ -273,7 +277,6 @@ async def _change_quantities(
     order = plan.order
     places = {str(f.fulfillment_order_id): f.location_id for f in plan.fulfillments}
     cancelled = {(places[c.fulfillment_order_id], c.sku) for c in quantities.cancellations}
-    await tx.lock_levels({*cancelled, *plan.promised})
     if not tx.covers(plan.promised):
         raise ClaimRefused  # claimed for nothing, as the plan was another then: look and claim again
     if plan.promised:
@@ -292,9 +295,12 @@ async def _change_quantities(
         ]
         parts, fewer = [*plan.parts, *added], quantities.fewer
         await cancel.cancel_parts(tx, order, plan.fulfillments, parts, quantities.cancellations, fewer, caller)
-        await cancel.free(tx, order, quantities.cancellations, plan.fulfillments, caller)
     else:
         await settle(tx, order, plan.fulfillments, {}, caller)
+    # Last, and all at once: after money, in one order.
+    await tx.lock_levels({*cancelled, *plan.promised})
+    if quantities.cancellations:
+        await cancel.free(tx, order, quantities.cancellations, plan.fulfillments, caller)
     await tx.post(
         [
             Movement(

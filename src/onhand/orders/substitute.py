@@ -25,6 +25,7 @@ from onhand.orders.cancel import give_back
 from onhand.orders.queries import read_order
 from onhand.orders.reject import look_again, take_out
 from onhand.orders.work import Work, emit, lock_work, settle
+from onhand.payments import giving_back
 from onhand.reservations.claims import Wants
 from onhand.reservations.decrease import Decreases, Overdrawn
 from onhand.v1 import order_pb2 as pb
@@ -85,6 +86,7 @@ async def substitute_line(
 
     async def hold(tx: Transaction) -> None:
         held["work"] = await lock_work(tx, fulfillment_order_id)
+        await giving_back.hold(tx, held["work"].order.order_id)
 
     async def work(tx: Transaction, overdrawn: Overdrawn) -> pb.SubstituteLineResponse:
         return await _substitute(tx, held["work"], agreed, caller)

@@ -46,6 +46,9 @@ SELECT gift_card_id, last_characters, currency, balance_minor, created_time, upd
 LOCK_BY_CODE = """
 SELECT gift_card_id, code_hash, currency, balance_minor FROM gift_cards WHERE code_hash = ANY ($1)
  ORDER BY gift_card_id FOR UPDATE"""
+# Those that pay and those that get money back, in one order for all.
+HOLD_CARDS = """
+SELECT FROM gift_cards WHERE gift_card_id = ANY ($1) OR code_hash = ANY ($2) ORDER BY gift_card_id FOR UPDATE"""
 LOCK_CARDS = "SELECT currency FROM gift_cards WHERE gift_card_id = ANY ($1) ORDER BY gift_card_id FOR UPDATE"
 # A constraint keeps balances from falling below zero.
 MOVE = """
@@ -172,6 +175,12 @@ async def lock_by_code(connection: Connection, wanted: Sequence[tuple[bytes, int
         if card["balance_minor"] < amount_minor:
             raise GiftCardShort(str(card["gift_card_id"]), amount_minor, card["balance_minor"], currency)
     return {hashed: Card(row["gift_card_id"], row["balance_minor"]) for hashed, row in cards.items()}
+
+
+async def hold(connection: Connection, card_ids: Sequence[UUID], hashes: Sequence[bytes]) -> None:
+    """Locks cards by ids and by hashes of codes, where one call both takes from some and puts back onto others."""
+    if card_ids or hashes:
+        await connection.execute(HOLD_CARDS, card_ids, hashes)
 
 
 async def redeem(

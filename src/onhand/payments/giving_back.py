@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from onhand.domain.payment import GiveBack, Operation, plan_give_back, split_refund
@@ -29,6 +30,13 @@ SELECT a.operation_id, (coalesce(sum(m.amount_minor) FILTER (WHERE m.kind = 'CAP
     ON (m.kind = 'CAPTURE' AND coalesce(m.outcome, '') <> 'DECLINED' OR m.kind = 'REFUND' AND m.replaces IS NULL)
    AND m.of_number >= a.operation_number AND m.of_number < coalesce(a.until, m.of_number + 1)
  GROUP BY a.operation_id, a.operation_number ORDER BY a.operation_number"""
+
+
+async def hold(tx: Transaction, order_id: UUID, paying: Sequence[bytes] = ()) -> None:
+    """Locks what `give_back` locks, and the gift cards that pay (hashes of their codes), where claims are locked before it."""
+    tenders = await store.lock_tenders(tx.connection, order_id)
+    cards = sorted({card_id for t in tenders.values() if (card_id := t.gift_card_id) is not None})
+    await gift_cards.hold(tx.connection, cards, paying)
 
 
 async def give_back(
