@@ -20,13 +20,55 @@ from onhand.trials.faulty import active, until_over
 from onhand.trials.ledger_rows import read_ledger
 from onhand.trials.world import World
 
-SEED = 5
+SEEDS = range(5, 10)
 SECONDS = 12.0
+LOOKED_AT = (
+    "acknowledged",
+    "repeats_compared",
+    "movements",
+    "effects",
+    "reservations",
+    "orders",
+    "refusals",
+    "reads",
+    "ends_of_shortfalls",
+    "lines_of_money",
+    "tenders",
+    "gift_cards",
+    "payments_by_the_gateway",
+    "sourced_reservations",
+    "extended_holds",
+    *(f"effects_of_{kind}" for kind in KINDS),
+)
+"""What every run has enough of to be judged by."""
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A few seconds of load on a stack of its own, until every reservation is over."""
+    """A few seconds of load on a stack of its own, until every reservation is over.
+
+    What its people come to is chance, and how fast the machine is: a run without something that is rare is played again.
+    """
+    for seed in SEEDS:
+        run = _played(tmp_path_factory, seed)
+        if not _lacks(run):
+            break
+    return run
+
+
+def _lacks(run: Run) -> list[str]:
+    """What did not happen in a run, and is needed here."""
+    _, looked = judge(run.records, run.ledger, [])
+    lacking = [what for what in LOOKED_AT if not looked.get(what)]
+    for _, falsify in FALSIFICATIONS:
+        try:
+            falsify(run)
+        except StopIteration:  # there is no such call
+            lacking.append(falsify.__name__)
+    return lacking
+
+
+def _played(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Run:
     folder = tmp_path_factory.mktemp("judge")
     folder.chmod(0o755)
     for parent in folder.parents[:2]:
@@ -34,11 +76,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     healed = context.Event()
     healed.set()
     with World(folder, servers=2, redis_server=None) as world:
-        shop = open_shop(target=world.targets[0], folder=folder, run_id="judge", seed=SEED)
+        shop = open_shop(target=world.targets[0], folder=folder, run_id="judge", seed=seed)
         run_workload(
             shop=shop,
             targets=world.targets,
-            seed=SEED,
+            seed=seed,
             seconds=SECONDS,
             processes=2,
             folder=folder,
@@ -69,25 +111,7 @@ def test_a_run_that_nothing_broke_has_no_findings_and_was_looked_at(run: Run) ->
     assert not any(findings.counts.values())
     assert looked["positions_decided_by_bounds"] == 0
     assert looked["positions_decided_exactly"] == len(run.ledger.levels)
-    for what in (
-        "acknowledged",
-        "repeats_compared",
-        "movements",
-        "effects",
-        "reservations",
-        "orders",
-        "refusals",
-        "reads",
-        "ends_of_shortfalls",
-        "lines_of_money",
-        "tenders",
-        "gift_cards",
-        "payments_by_the_gateway",
-        "sourced_reservations",
-        "extended_holds",
-        *(f"effects_of_{kind}" for kind in KINDS),
-    ):
-        assert looked[what] > 0, what
+    assert _lacks(run) == []
     assert outcomes(run.records)["acknowledged"] == looked["acknowledged"] + looked["repeats_compared"]
 
 

@@ -17,7 +17,7 @@ REJECTED_SHARE, SUBSTITUTED_SHARE, UNPICKED_SHARE = 0.12, 0.08, 0.06
 """Of the work that is looked at: where goods are not to be had, others are given instead, or they are put back."""
 NO_SHOW_SHARE, PART_SHARE, PACKED_SHARE, UNDELIVERED_SHARE = 0.15, 0.2, 0.3, 0.15
 """Of pickups that wait: nobody comes, or takes a part only. Of shipments: packed into parcels first, brought back."""
-LATER_SHARE, LATER_SECONDS = 0.12, (1.0, 12.0)
+LATER_SHARE, LATER_SECONDS = 0.2, (1.0, 12.0)
 """Of pickups that wait: the customer comes later, so much from now at the latest; in some stores longer than they would wait."""
 REASONS = (pb.REJECT_REASON_NOT_FOUND, pb.REJECT_REASON_DAMAGED, pb.REJECT_REASON_CLOSED)
 ON_ITS_WAY = (pb.FULFILLMENT_STATE_REQUESTED, pb.FULFILLMENT_STATE_ACCEPTED, pb.FULFILLMENT_STATE_PICKED)
@@ -168,7 +168,8 @@ async def _waiting(town: Town, work: Work) -> Work | None:
 
 def _later(town: Town) -> Timestamp:
     moment = Timestamp()
-    moment.FromNanoseconds(time.time_ns() + int(town.chance.uniform(*LATER_SECONDS) * 1e9))
+    # The ledger keeps microseconds.
+    moment.FromMicroseconds(time.time_ns() // 1000 + int(town.chance.uniform(*LATER_SECONDS) * 1e6))
     return moment
 
 
