@@ -18,6 +18,7 @@ from google.type.latlng_pb2 import LatLng
 from google.type.money_pb2 import Money
 from grpc_status import rpc_status
 
+import keeper
 from onhand.app import App
 from onhand.edge.server import Server
 from onhand.ids import new_id
@@ -376,8 +377,7 @@ class Api:
 
     async def audit(self) -> None:
         """Every rule still holds, and every position can be promised as its figures say."""
-        for rule, query in AUDIT.items():
-            assert await self.fetch(query) == [], rule
+        assert await keeper.found(self.dsn, AUDIT) == {}
         rows = await self.fetch(
             "SELECT location_id, sku FROM stock_levels JOIN locations USING (location_id) WHERE deleted_time IS NULL LIMIT 20"
         )

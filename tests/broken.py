@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from onhand.ledger.invariants import check_rules
+import keeper
 from onhand.postgres import asyncpg_dsn
 from onhand.v1 import inventory_pb2, types_pb2
 from onhand.v1 import order_pb2 as pb
@@ -43,8 +43,7 @@ async def verified(dsn: str, redis_url: str, providers: Any = None, **settings: 
 
 async def broken_rules(shop: Shop) -> list[tuple[str, Any]]:
     """The rules of verify that do not hold, with their evidence."""
-    async with shop.database.transaction(isolation="repeatable_read", readonly=True) as snapshot:
-        return [(c.name, c.violations) for c in await check_rules(snapshot) if not c.is_ok]
+    return list((await keeper.broken_rules(shop.database.dsn)).items())
 
 
 async def in_turn(

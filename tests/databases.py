@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 
+import keeper
 from snapshot import Rows
 
 KEPT_BYTES_MAX = 64 * 2**20
@@ -63,12 +64,16 @@ class Databases:
             if is_kept:
                 self._free.append(lent)
             else:
-                drop(self._dsn_of, lent.name)
+                self._drop(lent)
 
     def close(self) -> None:
         """Drops all."""
         while self._free:
-            drop(self._dsn_of, self._free.pop().name)
+            self._drop(self._free.pop())
+
+    def _drop(self, lent: _Database) -> None:
+        keeper.give_up(lent.dsn)
+        drop(self._dsn_of, lent.name)
 
     def _name(self) -> str:
         return f"onhand_test_{os.getpid()}_{next(self._numbers)}"
@@ -79,32 +84,25 @@ class _Database:
 
     def __init__(self, name: str, dsn: str) -> None:
         self.name, self.dsn = name, dsn
-        run(self._remember())
+        keeper.keep(dsn)
+        keeper.wait_on(dsn, self._remember)
 
-    async def _remember(self) -> None:
-        connection = await asyncpg.connect(self.dsn)
-        try:
-            self._rows = await Rows.read(connection)
-            self._definitions = await connection.fetchval(DEFINITIONS)
-        finally:
-            await connection.close()
+    async def _remember(self, connection: Any) -> None:
+        self._rows = await Rows.read(connection)
+        self._definitions = await connection.fetchval(DEFINITIONS)
 
     def set_back(self) -> bool:
         """Makes it as it was, or says that it can't: its definitions are others, or it is too large."""
-        return run(self._set_back())
+        return keeper.wait_on(self.dsn, self._set_back)
 
-    async def _set_back(self) -> bool:
-        connection = await asyncpg.connect(self.dsn)
-        try:
-            if await connection.fetchval(END_CONNECTIONS, END_MILLISECONDS_MAX):
-                return False
-            size = await connection.fetchval("SELECT pg_database_size(current_database())")
-            if size > KEPT_BYTES_MAX or await connection.fetchval(DEFINITIONS) != self._definitions:
-                return False
-            await self._rows.write(connection)
-            return True
-        finally:
-            await connection.close()
+    async def _set_back(self, connection: Any) -> bool:
+        if await connection.fetchval(END_CONNECTIONS, END_MILLISECONDS_MAX):
+            return False
+        size = await connection.fetchval("SELECT pg_database_size(current_database())")
+        if size > KEPT_BYTES_MAX or await connection.fetchval(DEFINITIONS) != self._definitions:
+            return False
+        await self._rows.write(connection)
+        return True
 
 
 @contextmanager

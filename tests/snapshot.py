@@ -6,10 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import asyncpg
 import redis.asyncio
 
-from onhand.postgres import asyncpg_dsn
+import keeper
 
 TABLES = """
 SELECT quote_ident(relname) FROM pg_class
@@ -43,17 +42,16 @@ class Rows:
         return cls(tuple(tables), rows, tuple(filled), f"SELECT {sequences}")
 
     async def write(self, connection: Any) -> None:
-        """Makes the same tables have them, and nothing else."""
+        """Makes the same tables have them, and nothing else, on a connection that looks at no triggers and references."""
         async with connection.transaction():
-            await connection.execute("SET LOCAL session_replication_role = replica")  # past triggers and references
             if found := await _filled(connection, self.tables):
                 await connection.execute("; ".join(f"DELETE FROM {table}" for table in found))
             inserts = ", ".join(
                 f"i{n} AS (INSERT INTO {t} OVERRIDING SYSTEM VALUE"
-                f" SELECT * FROM jsonb_populate_recordset(NULL::{t}, $1::jsonb -> '{t}'))"
+                f" SELECT * FROM jsonb_populate_recordset(NULL::{t}, $1::text::jsonb -> '{t}'))"
                 for n, t in enumerate(self.filled)
             )
-            await connection.execute(f"WITH {inserts} SELECT $1::jsonb", self.rows)
+            await connection.execute(f"WITH {inserts} SELECT 1", self.rows)
             await connection.execute(self.sequences)
 
 
@@ -82,19 +80,11 @@ async def built(name: str, dsn: str, redis_url: str, build: Callable[[str, str],
         kept = _BUILT.get(key)
         if kept is None:
             value = await build(dsn, redis_url)
-            connection: Any = await asyncpg.connect(asyncpg_dsn(dsn))
-            try:
-                rows = await Rows.read(connection)
-            finally:
-                await connection.close()
+            rows = await keeper.on(dsn, Rows.read)
             keys = {each: await gate.dump(each) for each in await gate.keys()}
             _BUILT[key] = _Built(rows, keys, value)
             return value
-        connection = await asyncpg.connect(asyncpg_dsn(dsn))
-        try:
-            await kept.rows.write(connection)
-        finally:
-            await connection.close()
+        await keeper.on(dsn, kept.rows.write)
         async with gate.pipeline(transaction=False) as pipeline:
             for each, content in kept.keys.items():
                 pipeline.restore(each, 0, content)

@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 import redis
 
+import keeper
 from onhand.app import App
 from onhand.clock import milliseconds
 from onhand.dev.valkey import EmbeddedValkey
@@ -54,7 +55,8 @@ class Day:
 
     async def judged(self, statements: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """The violations that a damage of the ledger makes; it is undone then."""
-        async with self.shop.database.connection() as connection:
+
+        async def judge(connection: Any) -> dict[str, list[dict[str, Any]]]:
             transaction = connection.transaction()
             await transaction.start()
             try:
@@ -62,6 +64,8 @@ class Day:
                 return failed(await invariants.check_rules(connection))
             finally:
                 await transaction.rollback()
+
+        return await keeper.on(self.dsn, judge)
 
     async def _damage(self, connection: Connection, statements: Sequence[str]) -> None:
         await connection.execute("SET LOCAL session_replication_role = replica")

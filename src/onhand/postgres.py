@@ -149,7 +149,7 @@ class Database:
     def __init__(self, dsn: str, pool: Pool, pool_size: int, make_pool: Callable[..., Awaitable[Pool]]) -> None:
         self.pool = pool
         self._make_pool = make_pool
-        self._dsn = dsn
+        self.dsn = dsn
         self._pool_size = pool_size
         self._free = pool_size
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -269,7 +269,7 @@ class Database:
         """Asks the ledger on a new connection. Whatever PostgreSQL itself answers is an answer."""
         try:
             async with patience(PROBE_SECONDS_MAX):
-                connection = await asyncpg.connect(asyncpg_dsn(self._dsn), timeout=CONNECT_SECONDS_MAX)
+                connection = await asyncpg.connect(asyncpg_dsn(self.dsn), timeout=CONNECT_SECONDS_MAX)
             connection.terminate()
         except asyncpg.PostgresError:
             pass
@@ -285,14 +285,14 @@ class Database:
         if not isinstance(error, TimeoutError):
             return  # a refused connection costs nobody any time
         self._is_silent = True
-        log.warning("PostgreSQL at %s is silent", host_of(self._dsn))
+        log.warning("PostgreSQL at %s is silent", host_of(self.dsn))
         while self._waiting:
             _fail(self._waiting.popleft(), "silent")
         while isinstance(error, TimeoutError):
             await asyncio.sleep(PROBE_PAUSE_SECONDS)
             found = await self._probe()
             if found is None:
-                log.warning("PostgreSQL at %s answers again", host_of(self._dsn))
+                log.warning("PostgreSQL at %s answers again", host_of(self.dsn))
                 break
             error = found
         self._is_silent = False
