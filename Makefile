@@ -6,6 +6,7 @@ PYTHON ?= python3
 ARGS   ?=
 # Each runs a share of the files, with servers of its own; they wait for those, so one more than there are cores. 0: all in one, as ONHAND_TEST_REDIS with a URL needs.
 TEST_PROCESSES ?= 3
+SHARED = -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 INSTALLED := $(VENV)/.installed
 GENERATED := build/.protos
@@ -17,6 +18,10 @@ PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I"$$
 # A check says nothing unless it fails.
 QUIET  = sh -c 'mkdir -p build && "$$@" > build/lint.log 2>&1 || { cat build/lint.log; exit 1; }' --
 
+# Hundreds of processes start in a run of the tests. Where Python was told to keep no compiled modules, as images of containers
+# often do, each would compile all that it imports: three seconds instead of one.
+export PYTHONDONTWRITEBYTECODE :=
+
 MODEL ?= full
 
 .PHONY: run test crash-matrix model bench test-redis7 test-tcp test-connect soak lint lint-protos protos lock clean
@@ -26,11 +31,11 @@ run: $(INSTALLED) $(GENERATED)
 	@exec $(BIN)/onhand dev $(ARGS)
 
 test: $(INSTALLED) $(GENERATED)
-	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@$(BIN)/pytest $(SHARED) $(ARGS)
 
 # All of the crash matrix, of which `make test` has each workflow, each step, and every third thing that others do meanwhile.
 crash-matrix: $(INSTALLED) $(GENERATED)
-	@ONHAND_CRASH_MATRIX=whole $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile tests/crash $(ARGS)
+	@ONHAND_CRASH_MATRIX=whole $(BIN)/pytest $(SHARED) tests/crash $(ARGS)
 
 # Every interleaving of the protocol, larger than `make test` has it. MODEL=deep: larger still. MODEL=<a name>: the way there.
 model: $(INSTALLED)
@@ -45,10 +50,10 @@ bench: $(INSTALLED) $(GENERATED)
 
 # The same suite on the oldest gate that is supported, and over TCP with TLS as production has it.
 test-redis7: $(INSTALLED) $(GENERATED)
-	@ONHAND_TEST_REDIS=redis-server $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@ONHAND_TEST_REDIS=redis-server $(BIN)/pytest $(SHARED) $(ARGS)
 
 test-tcp: $(INSTALLED) $(GENERATED)
-	@ONHAND_TEST_POSTGRES=tcp $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@ONHAND_TEST_POSTGRES=tcp $(BIN)/pytest $(SHARED) $(ARGS)
 
 # Connect, called by the clients of its authors: needs Node 20 and npm, which fetches four packages once.
 CONNECT_NODE := tests/edge/connect-node

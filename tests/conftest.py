@@ -29,6 +29,35 @@ from onhand.postgres import Database
 hypothesis.settings.register_profile("onhand", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("onhand")
 
+# Begun first, the longest before the others, so that no process is left alone with one of them at the end.
+LONG_FILES = (
+    "crash/test_matrix_trade.py",
+    "simulate/test_faults.py",
+    "crash/test_matrix_stock.py",
+    "simulate/test_judge.py",
+    "test_commands.py",
+    "simulate/test_replay.py",
+    "crash/test_matrix_stock_work.py",
+    "ledger/test_plans.py",
+    "test_model.py",
+    "machine/test_public_api.py",
+    "outages/test_parts.py",
+    "bench/test_bench.py",
+    "test_repair.py",
+    "dev/test_stack.py",
+    "crash/test_matrix_bring_back.py",
+    "inventory/test_locations.py",
+    "reservations/test_machine.py",
+    "feeds/test_import.py",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The order in which several processes are given files (`--no-loadscope-reorder`)."""
+    if hasattr(config, "workerinput"):
+        order = {Path(__file__).parent / name: place for place, name in enumerate(LONG_FILES)}
+        items.sort(key=lambda item: order.get(item.path, len(order)))
+
 
 @pytest.fixture
 def scratch_dir() -> Iterator[Path]:

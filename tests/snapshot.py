@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -60,8 +61,13 @@ async def _filled(connection: Any, tables: Any) -> list[str]:
     return [row[0] for row in await connection.fetch(parts)]
 
 
+BUILT_SECONDS_MAX = 120
+"""What is older is built anew: its reservations would end, and what is late would count as lost, on a slow machine first."""
+
+
 @dataclass(frozen=True)
 class _Built:
+    time: float
     rows: Rows
     keys: dict[bytes, bytes]
     value: Any
@@ -73,16 +79,18 @@ _BUILT: dict[tuple[str, str], _Built] = {}
 async def built(name: str, dsn: str, redis_url: str, build: Callable[[str, str], Awaitable[Any]]) -> Any:
     """Builds something in an empty ledger and gate, or puts back what it came to before; what `build` returned.
 
-    A gate's data is worth nothing to another server, or to the same one once it was started again: then it is built anew.
+    A gate's data is worth nothing to another server, or to the same one once it was started again: then it is built anew, and
+    so it is when it is old.
     """
     async with redis.asyncio.Redis.from_url(redis_url) as gate:
         key = name, (await gate.info("server"))["run_id"]
         kept = _BUILT.get(key)
-        if kept is None:
+        if kept is None or time.monotonic() - kept.time > BUILT_SECONDS_MAX:
+            began = time.monotonic()
             value = await build(dsn, redis_url)
             rows = await keeper.on(dsn, Rows.read)
             keys = {each: await gate.dump(each) for each in await gate.keys()}
-            _BUILT[key] = _Built(rows, keys, value)
+            _BUILT[key] = _Built(began, rows, keys, value)
             return value
         await keeper.on(dsn, kept.rows.write)
         async with gate.pipeline(transaction=False) as pipeline:
