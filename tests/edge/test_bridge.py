@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import grpc
 import pytest
@@ -110,8 +111,10 @@ async def test_a_deadline_and_who_acts_pass_through(api: Api, bridged: Api) -> N
     request = pb.ReceiveStockRequest(request_id=request_id(), location_id=NORTH, lines=lines({MILK: 5}))
     metadata = (("x-onhand-actor", "anna"),)
     async with api.locked(LEVEL, NORTH, MILK):
-        call = bridged.inventory.ReceiveStock(request, timeout=2, metadata=metadata)
-        await refused(call, Code.UNAVAILABLE, "OUTCOME_UNKNOWN")
+        # It is answered long before its caller gives up, however slow the machine is.
+        with patch.multiple("onhand.edge.method", ANSWER_SECONDS_MAX=2.0, ANSWER_SHARE=0.5):
+            call = bridged.inventory.ReceiveStock(request, timeout=4, metadata=metadata)
+            await refused(call, Code.UNAVAILABLE, "OUTCOME_UNKNOWN")
     await bridged.inventory.ReceiveStock(request)
     assert await api.level(NORTH, MILK) == (15, 0, 0, 0)
     found = await bridged.inventory.ListMovements(pb.ListMovementsRequest(location_id=NORTH, sku=MILK, page_size=1))

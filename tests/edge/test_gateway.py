@@ -165,4 +165,4 @@ async def test_a_stopping_server_refuses_what_still_comes_on_a_stream(api: Api) 
     finally:
         server.calls.is_stopping = False
     await call.done_writing()
-    assert await asyncio.wait_for(call.code(), 5) is Code.OK
+    assert await asyncio.wait_for(call.code(), 30) is Code.OK

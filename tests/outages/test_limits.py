@@ -159,7 +159,7 @@ async def test_a_read_that_cannot_be_had_is_answered_before_its_deadline(databas
         async with api.locked_table("products"):
             request = pb.GetStockPositionRequest(location_id=NORTH, sku=MILK)
             refusal = await refused(
-                api.inventory.GetStockPosition(request, timeout=1.0), Code.UNAVAILABLE, "NOT_IN_TIME"
+                api.inventory.GetStockPosition(request, timeout=3.0), Code.UNAVAILABLE, "NOT_IN_TIME"
             )
             assert refusal.retry_seconds
         assert await api.level(NORTH, MILK) == (10, 0, 0, 0)
@@ -168,7 +168,7 @@ async def test_a_read_that_cannot_be_had_is_answered_before_its_deadline(databas
 async def test_a_call_without_a_deadline_has_the_servers(database_dsn: str, redis_url: str) -> None:
     async with opened(database_dsn, redis_url) as api:
         receipt = pb.ReceiveStockRequest(request_id=request_id(), location_id=NORTH, lines=lines({MILK: 5}))
-        with patch("onhand.edge.method.CALL_SECONDS_MAX", 0.5):
+        with patch("onhand.edge.method.CALL_SECONDS_MAX", 3.0):
             async with api.locked("SELECT FROM stock_levels WHERE location_id = $1", NORTH):
                 await refused(api.inventory.ReceiveStock(receipt), Code.UNAVAILABLE, "OUTCOME_UNKNOWN")
         # It went on to its end.

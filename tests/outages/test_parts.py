@@ -25,7 +25,7 @@ from onhand.v1 import inventory_pb2 as pb
 from onhand.v1 import order_pb2 as orders
 from outages.breaks import LOADING, READ_ONLY, Wire, between, killed, stopped, wired_postgres, wired_redis
 
-DEADLINE_SECONDS = 3.0
+DEADLINE_SECONDS = 5.0
 Code = grpc.StatusCode
 SERVED = "served"
 
