@@ -517,6 +517,6 @@ async def _until_one_waits_for_a_lock(carts: Carts) -> None:
             )
         )
 
-    async with carts.ledger.read() as connection, asyncio.timeout(30):
+    async with carts.ledger.read() as connection, asyncio.timeout(60):
         while not await is_waiting(connection):
             pass

@@ -27,7 +27,7 @@ from web import Web, second_edge
 DOCUMENT = Path(__file__).parents[1] / "docs" / "journeys.md"
 WEEKS = "1-4"
 """Those of the sample data."""
-STREAM_SECONDS_MAX = 20.0
+STREAM_SECONDS_MAX = 60.0
 
 
 async def load_sample(dsn: str, skus: list[int]) -> None:

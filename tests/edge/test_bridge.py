@@ -55,7 +55,7 @@ async def bridged(api: Api, web: Web, scratch_dir: Path) -> AsyncIterator[Api]:
         )
     try:
         async with channel_to(port) as channel:
-            await asyncio.wait_for(channel.channel_ready(), 30)
+            await asyncio.wait_for(channel.channel_ready(), 60)
             yield Api(api.app, api.server, api.dsn, channel, port)
     finally:
         process.terminate()

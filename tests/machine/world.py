@@ -54,7 +54,7 @@ METHODS = {method.name: method for service in SERVICES for method in service.met
 MUTATIONS = tuple(name for name, method in METHODS.items() if "request_id" in method.input_type.fields_by_name)
 SERVERS = 2
 CALL_SECONDS_MAX = 30.0
-START_SECONDS_MAX = 60.0
+START_SECONDS_MAX = 200.0
 
 Result = TypeVar("Result")
 

@@ -423,7 +423,7 @@ async def test_a_round_waits_for_a_level_and_takes_what_is_left(shop: Shop) -> N
             MILK,
         )
         call = asyncio.create_task(shop.orders.place_order(first, CALLER))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await shop.fetch(WAITING) == [(0,)]:
                 pass
     assert (await call).order.state == pb.ORDER_STATE_OPEN

@@ -408,7 +408,7 @@ class Stand:
 
     async def waits_for_lock(self, query: str, count: int = 1) -> None:
         """Returns once so many statements with these words wait for a lock."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 if (await self.fetch(WAITING, query))[0][0] >= count:
                     return

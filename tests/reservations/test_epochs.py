@@ -375,7 +375,7 @@ async def test_a_server_that_restarts_with_its_old_data_is_not_trusted(
 
 
 async def _until_it_answers(stand: Stand) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await stand.redis.ping()
@@ -422,7 +422,7 @@ async def test_a_primary_that_was_a_replica_meanwhile_is_not_trusted_though_it_n
 
 
 async def _until_linked(replica: redis.asyncio.Redis) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             if (await replica.info("replication")).get("master_link_status") == "up":
                 return

@@ -45,7 +45,7 @@ async def ledger_stand(lost_errors: None, private_postgres: EmbeddedPostgres, re
 
 async def _restarted(postgres: EmbeddedPostgres, stand: Stand) -> None:
     await asyncio.to_thread(postgres.start)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await asyncio.gather(stand.fetch("SELECT 1"), stand.fetch("SELECT 1"))

@@ -42,7 +42,7 @@ async def _has_looked(server: Server, times: int) -> None:
 
     server.app.gate.patrol = patrolling  # type: ignore[method-assign]
     try:
-        await asyncio.wait_for(is_enough.wait(), 20)
+        await asyncio.wait_for(is_enough.wait(), 60)
     finally:
         del server.app.gate.patrol
 

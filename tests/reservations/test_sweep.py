@@ -144,7 +144,7 @@ async def test_the_loops_of_a_server_do_all_of_it_by_themselves(stand: Stand) ->
     line.mend()
     await stand.pass_all_hints()
     other.app.start_loops()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             if await stand.gate_atp() == 5:
                 break
