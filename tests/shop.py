@@ -68,7 +68,8 @@ AUDIT = {
     "an order is its lines, and its tenders cover it": """
         SELECT order_id FROM orders o
          WHERE total_minor <> (SELECT sum(total_minor) FROM order_lines l WHERE l.order_id = o.order_id)
-            OR total_minor <> (SELECT coalesce(sum(amount_minor), 0) FROM tenders t WHERE t.order_id = o.order_id)
+            OR total_minor <> (SELECT coalesce(sum(amount_minor), 0) FROM tenders t
+                                WHERE t.order_id = o.order_id AND t.change_id IS NULL)
                  + (SELECT coalesce(sum(total_minor), 0) FROM order_lines l
                      WHERE l.order_id = o.order_id AND l.substitutes_line IS NOT NULL)""",
     "a return is its lines, and what they say was returned": """

@@ -857,6 +857,22 @@ DAMAGES = [
         title="of an operation",
     ),
     Damage(
+        "tenders_belong",
+        ["UPDATE tenders SET change_id = '{cart}' WHERE order_id = '{sold}'"],
+        {"order_id": "{sold}", "tender_number": 1, "fault": "no change"},
+        frozenset({"tenders_cover_total"}),
+        title="of a change",
+    ),
+    Damage(
+        "checkouts_end",
+        [
+            """INSERT INTO checkouts (order_id, request_id, body_hash, request, reservation_id, change_of)
+               VALUES ('{cart}', 'checkout-1', '', '', '{held}', '{cart}')"""
+        ],
+        {"order_id": "{cart}", "state": "PENDING", "is_order": False, "held_minor": 0},
+        title="of a change of no order",
+    ),
+    Damage(
         "checkouts_end",
         [
             """INSERT INTO checkouts (order_id, request_id, body_hash, request, reservation_id, state)

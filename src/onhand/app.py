@@ -126,7 +126,7 @@ class App:
             lost_stock or LostStockPolicy(),
             ByPolicy(self.ledger, self.decreases, self.sourcing),
         )
-        checkouts = Checkouts(self.ledger, self.settling, self.jobs, self.lost_stock.policy)
+        checkouts = Checkouts(self.ledger, self.decreases, self.settling, self.jobs, self.lost_stock.policy)
         self.pickups = Pickups(self.ledger)
         self.board = Board(self.ledger)
         self.decisions = Decisions(database)

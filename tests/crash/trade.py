@@ -675,6 +675,32 @@ async def _(stage: Stage, shop: Shop) -> None:
     await stage.keeper.execute("UPDATE pgqueuer SET execute_after = now() - interval '1 hour'")
 
 
+async def more_by_gateway(shop: Shop, method: str = "pm_1") -> pb.ApplyOrderChangeRequest:
+    """Two loaves more, by a card that a gateway charges and a gift card."""
+    await issue(shop, GIFT_CARD, 1000)
+    order = (await placed(shop)).order
+    (number,) = (line.line_number for line in order.lines if line.sku == BREAD)
+    lines = [pb.WantedQuantity(line_number=number, quantity=3)]
+    request = await previewed(shop, order.order_id, pb.OrderChange(quantities=pb.EditQuantities(lines=lines)))
+    del request.tenders[:]
+    request.tenders.add().CopyFrom(tender("CARD", 400, payment_method=method))
+    request.tenders.add().CopyFrom(tender("GIFT_CARD", 100, gift_card_code=GIFT_CARD))
+    return request
+
+
+@scenario("ApplyOrderChange", "more, paid by a gateway and a gift card", is_carried_on=True)
+async def _(stage: Stage, shop: Shop) -> Message:
+    return await more_by_gateway(shop)
+
+
+@scenario("jobs", "a change that a gateway declines", work=lambda app: app.jobs.run_due())
+async def _(stage: Stage, shop: Shop) -> None:
+    request = await more_by_gateway(shop, DECLINED_CARD)
+    GATEWAY.faults = ["silent"]
+    assert (await told(shop.orders.apply_order_change(request, CALLER)))[0] == "PAYMENT_PENDING"
+    await stage.keeper.execute("UPDATE pgqueuer SET execute_after = now() - interval '1 hour'")
+
+
 @scenario("CancelOrderLines", "of what a gateway authorized")
 async def _(stage: Stage, shop: Shop) -> Message:
     order = (await shop.orders.place_order(await paid_by_gateway(shop, "FULFILLMENT"), CALLER)).order

@@ -822,6 +822,7 @@ class Trade:
             )
         await self.lost_stock()
         await self.app.jobs.run_due()
+        await self.paid_changes()
         await self.renewals()
         await self.app.jobs.prune()
         (operation,) = await self.app.database.pool.fetchrow(
@@ -831,6 +832,27 @@ class Trade:
             "SettleRefund",
             money.SettleRefundRequest(operation_id=operation, settlement=money.REFUND_SETTLEMENT_BY_HAND),
         )
+
+    async def paid_changes(self) -> None:
+        """Changes that a gateway pays, or refuses to."""
+        order = (await self.order(3)).order
+        more = [orders.WantedQuantity(line_number=1, quantity=3)]
+        asked: dict[str, Any] = {
+            "order_id": order.order_id,
+            "change": orders.OrderChange(quantities=orders.EditQuantities(lines=more)),
+        }
+        for method in (DECLINED_CARD, "pm_1"):
+            preview = await self.call("PreviewOrderChange", orders.PreviewOrderChangeRequest(**asked))
+            tender = orders.Tender(kind=orders.TENDER_KIND_CARD, amount=preview.charge, payment_method=method)
+            request = orders.ApplyOrderChangeRequest(
+                request_id=request_id(), etag=preview.etag, tenders=[tender], **asked
+            )
+            if method == DECLINED_CARD:
+                await self.refused("ApplyOrderChange", request)
+                continue
+            GATEWAY.faults = ["acts"]
+            await self.refused("ApplyOrderChange", request)
+            await self.call("ApplyOrderChange", request)
 
     async def lost_stock(self) -> None:
         """An order that lacked units from the beginning, and that nobody else brings."""

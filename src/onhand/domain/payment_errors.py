@@ -66,19 +66,19 @@ class GiftCardShort(Refusal):
 
 @dataclass(eq=False)
 class PaymentDeclined(Refusal):
-    """The provider of a tender said no. Nothing was ordered, and what other tenders set aside is freed."""
+    """The provider of a tender said no. Nothing was ordered or changed, and what other tenders set aside is freed."""
 
     order_id: str
     tender_number: int
     detail: str
     reason = "PAYMENT_DECLINED"
     kind = Kind.PRECONDITION
-    message = "tender {tender_number} was declined ({detail}); nothing was ordered; pay by other means"
+    message = "tender {tender_number} was declined ({detail}); nothing was ordered or changed; pay by other means"
 
 
 @dataclass(eq=False)
 class PaymentPending(Refusal):
-    """The provider has not said what became of a payment. The order is finished, or the payment voided, behind this answer."""
+    """The provider has not said what became of a payment. What it pays for is finished, or it is voided, behind this answer."""
 
     order_id: str
     detail: str

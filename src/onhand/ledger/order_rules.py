@@ -152,8 +152,8 @@ TENDERS = Rule(
     "What was tendered for an order is what it costs, but for substitutes, which what they replace has paid for.",
     """
     SELECT order_id, o.total_minor, coalesce(t.amount_minor, 0) AS tendered_minor, coalesce(l.total_minor, 0) AS substitutes_minor
-      FROM orders o LEFT JOIN (SELECT order_id, sum(amount_minor)::int8 AS amount_minor FROM tenders GROUP BY 1) AS t
-           USING (order_id)
+      FROM orders o LEFT JOIN (SELECT order_id, sum(amount_minor)::int8 AS amount_minor FROM tenders
+                             WHERE change_id IS NULL GROUP BY 1) AS t USING (order_id)
       LEFT JOIN (SELECT order_id, sum(total_minor)::int8 AS total_minor FROM order_lines
                   WHERE substitutes_line IS NOT NULL GROUP BY 1) AS l USING (order_id)
      WHERE o.total_minor <> coalesce(t.amount_minor, 0) + coalesce(l.total_minor, 0)""",
@@ -186,7 +186,8 @@ REFUNDS_PAID = Rule(
       FROM (SELECT order_id, sum(refunded_minor)::int8 AS refunded_minor,
                    coalesce(sum(total_minor) FILTER (WHERE substitutes_line IS NOT NULL), 0)::int8 AS substitutes_minor
               FROM order_lines GROUP BY 1) AS l
-      LEFT JOIN (SELECT order_id, sum(amount_minor)::int8 AS amount_minor FROM tenders GROUP BY 1) AS t USING (order_id)
+      LEFT JOIN (SELECT order_id, sum(amount_minor)::int8 AS amount_minor FROM tenders WHERE change_id IS NULL GROUP BY 1) AS t
+           USING (order_id)
      WHERE l.refunded_minor > coalesce(t.amount_minor, 0) + l.substitutes_minor""",
 )
 
@@ -318,7 +319,7 @@ CARTS = Rule(
 EXACTLY_ONCE = Rule(
     "requests_once",
     "Every recorded request has its answer, and every order, return, exchange, return authorization, transfer, advance notice, "
-    "count and reservation was made by exactly one of them.",
+    "count and reservation was made by exactly one of them; what is reserved for a change, by its checkout.",
     """
     WITH answered AS (
         SELECT m.kind, encode(substring(r.response FROM position('\\x0a24'::bytea IN r.response) + 2 FOR 36), 'escape') AS id,
@@ -332,7 +333,8 @@ EXACTLY_ONCE = Rule(
                AS m (method, kind) USING (method)
          WHERE r.response IS NOT NULL
            -- A parcel that was refused whole is answered without a return, whose field would be the first.
-           AND (method <> 'ReceiveReturnRequest' OR get_byte(r.response, 0) = 10) GROUP BY 1, 2),
+           AND (method <> 'ReceiveReturnRequest' OR get_byte(r.response, 0) = 10) GROUP BY 1, 2
+         UNION ALL SELECT 'reservation', reservation_id::text, 1 FROM checkouts WHERE change_of IS NOT NULL),
     made AS (
         SELECT 'order' AS kind, order_id::text AS id FROM orders WHERE order_id NOT IN (SELECT order_id FROM exchanges)
          UNION ALL SELECT 'return', return_id::text FROM returns WHERE return_id NOT IN (SELECT return_id FROM exchanges)

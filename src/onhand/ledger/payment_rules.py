@@ -38,8 +38,8 @@ MONEY_KEPT = Rule(
       FROM (SELECT order_id, sum(refunded_minor)::int8 AS refunded_minor,
                    coalesce(sum(total_minor) FILTER (WHERE substitutes_line IS NOT NULL), 0)::int8 AS substitutes_minor
               FROM order_lines GROUP BY 1) AS l
-      LEFT JOIN (SELECT order_id, sum(given_back_minor)::int8 AS given_back_minor FROM tenders GROUP BY 1) AS t
-           USING (order_id)
+      LEFT JOIN (SELECT order_id, sum(given_back_minor)::int8 AS given_back_minor FROM tenders
+                  WHERE change_id IS NULL GROUP BY 1) AS t USING (order_id)
      WHERE l.refunded_minor - l.substitutes_minor <> coalesce(t.given_back_minor, 0)""",
 )
 
@@ -50,7 +50,7 @@ CAPTURED = Rule(
     """
     SELECT order_id, t.tender_number, t.captured_minor, t.refunded_minor, t.amount_minor - t.given_back_minor AS kept_minor
       FROM tenders t JOIN orders o USING (order_id)
-     WHERE t.captured_minor - t.refunded_minor <> t.amount_minor - t.given_back_minor
+     WHERE t.captured_minor - t.refunded_minor <> t.amount_minor - t.given_back_minor AND t.change_id IS NULL
        AND NOT (t.capture_at = 'FULFILLMENT' AND o.state = 'OPEN')
        AND NOT EXISTS (
            SELECT FROM payment_operations p LEFT JOIN payment_outcomes u USING (operation_id)
@@ -61,11 +61,17 @@ CAPTURED = Rule(
 
 TENDERS_OF = Rule(
     "tenders_belong",
-    "Every tender is an order's, or of a checkout that is no order yet or never; and every operation a tender's.",
+    "Every tender is an order's, or of a checkout that is no order yet or never, or of a change of an order that is not made; and "
+    "every operation a tender's.",
     """
     SELECT order_id, tender_number, 'no order' AS fault FROM tenders t
-     WHERE NOT EXISTS (SELECT FROM orders o WHERE o.order_id = t.order_id)
+     WHERE change_id IS NULL AND NOT EXISTS (SELECT FROM orders o WHERE o.order_id = t.order_id)
        AND NOT EXISTS (SELECT FROM checkouts c WHERE c.order_id = t.order_id AND c.state <> 'PLACED')
+     UNION ALL
+    SELECT order_id, tender_number, 'no change' FROM tenders t
+     WHERE change_id IS NOT NULL AND NOT EXISTS (
+           SELECT FROM checkouts c
+            WHERE c.order_id = t.change_id AND c.change_of = t.order_id AND c.state <> 'PLACED')
      UNION ALL
     SELECT order_id, tender_number, 'no tender' FROM payment_operations p
      WHERE NOT EXISTS (SELECT FROM tenders t WHERE (t.order_id, t.tender_number) = (p.order_id, p.tender_number))""",
@@ -73,16 +79,20 @@ TENDERS_OF = Rule(
 
 CHECKOUTS = Rule(
     "checkouts_end",
-    "A checkout that was placed is an order, any other is none; of one that was refused nothing is set aside or captured.",
+    "A checkout that was placed is an order, any other is none; one of a change is of an order that is there; of one that "
+    "was refused nothing is set aside or captured.",
     """
     SELECT c.order_id, c.state, o.order_id IS NOT NULL AS is_order, t.minor AS held_minor
       FROM checkouts c LEFT JOIN orders o USING (order_id) LEFT JOIN LATERAL (
            SELECT coalesce(sum(authorized_minor - voided_minor), 0)::int8 AS minor FROM tenders t
-            WHERE t.order_id = c.order_id AND NOT EXISTS (
+            WHERE t.order_id = coalesce(c.change_of, c.order_id) AND (c.change_of IS NULL OR t.change_id = c.order_id)
+              AND NOT EXISTS (
                   SELECT FROM payment_operations p LEFT JOIN payment_outcomes u USING (operation_id)
                    WHERE p.order_id = t.order_id AND p.tender_number = t.tender_number AND p.kind = 'VOID'
                      AND u.outcome IS DISTINCT FROM 'SUCCEEDED')) AS t ON true
-     WHERE (c.state = 'PLACED') <> (o.order_id IS NOT NULL) OR (c.state = 'REFUSED' AND t.minor <> 0)""",
+     WHERE (c.state = 'REFUSED' AND t.minor <> 0) OR CASE WHEN c.change_of IS NULL
+               THEN (c.state = 'PLACED') <> (o.order_id IS NOT NULL)
+               ELSE o.order_id IS NOT NULL OR NOT EXISTS (SELECT FROM orders n WHERE n.order_id = c.change_of) END""",
 )
 
 CHECKOUTS_KEEP = Rule(

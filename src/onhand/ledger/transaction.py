@@ -108,6 +108,14 @@ PIN = f"""
 UPDATE claims SET deadline = greatest(deadline, $2), pinned_for = $3
  WHERE reservation_id = $1 AND coalesce(state, '') = 'active' AND deadline - now() > interval '0'
    AND pinned_for IS NULL RETURNING location_id, claim_id, lines, channel, customer_id, {WHOLE}"""
+# Of what a checkout holds by itself, and nobody else knows: used up as a decision's claim is, or given back, also when it is late.
+USE = f"""
+UPDATE claims SET state = 'consumed', closed_time = now()
+ WHERE reservation_id = $1 AND coalesce(state, '') = 'active' AND deadline - now() > interval '0' AND pinned_for = $2
+RETURNING location_id, claim_id, lines, channel, customer_id, {WHOLE}"""
+DROP = """
+UPDATE claims SET state = 'released', closed_time = now()
+ WHERE reservation_id = $1 AND coalesce(state, '') = 'active' AND pinned_for = $2 RETURNING location_id, claim_id"""
 UNPIN = "UPDATE claims SET pinned_for = NULL WHERE reservation_id = $1 AND coalesce(state, '') = 'active' AND pinned_for = $2"
 REPLACE = """
 INSERT INTO claims (location_id, claim_id, reservation_id, state, channel, customer_id, lines, deadline)
@@ -231,6 +239,24 @@ class Transaction:
     async def unpin_reservation(self, reservation_id: UUID, order_id: UUID) -> None:
         """An order is not to be: its reservation is anybody's again who knows it."""
         await self.connection.execute(UNPIN, reservation_id, order_id)
+
+    @step("ledger.use", model=("confirm", "place"))
+    async def use_reservation(self, reservation_id: UUID, pinned_for: UUID) -> list[ConfirmedClaim]:
+        """Uses up a reservation that is pinned, everywhere: its units may leave `available`. Empty where its time is over."""
+        rows = await self.connection.fetch(USE, reservation_id, pinned_for)
+        if not rows or len(rows) < rows[0]["whole"]:
+            return []
+        used = _held(rows)
+        for c in used:
+            self._settlement(c.location_id).forget.append(c.claim_id)
+            self._cover(c.location_id, c.lines)
+        return used
+
+    @step("ledger.drop", model=("release",))
+    async def drop_reservation(self, reservation_id: UUID, pinned_for: UUID) -> None:
+        """Gives back what is left of a reservation that is pinned."""
+        for row in await self.connection.fetch(DROP, reservation_id, pinned_for):
+            self._settlement(row["location_id"]).give_back.append(row["claim_id"])
 
     @step("ledger.release", model=("release",))
     async def release_reservation(self, reservation_id: UUID) -> None:

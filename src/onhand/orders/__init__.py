@@ -45,7 +45,7 @@ class Orders:
         self.list_orders = partial(queries.list_orders, ledger)
         self.cancel_order_lines = partial(cancel.cancel_order_lines, ledger)
         self.preview_order_change = partial(change.preview_order_change, ledger)
-        self.apply_order_change = partial(change.apply_order_change, ledger, decreases)
+        self.apply_order_change = partial(change.apply_order_change, ledger, decreases, checkouts.change)
         self.accept_fulfillment_order = partial(fulfil.accept_fulfillment_order, ledger)
         self.pick_fulfillment_order = partial(fulfil.pick_fulfillment_order, ledger)
         self.mark_ready_for_pickup = partial(fulfil.mark_ready_for_pickup, ledger)

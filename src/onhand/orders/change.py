@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -57,6 +57,9 @@ SELECT $1, t.n + coalesce((SELECT max(tender_number) FROM tenders WHERE order_id
 RETURNING tender_number"""
 
 
+ByGateway = Callable[[pb.ApplyOrderChangeRequest, Caller], Awaitable[pb.ApplyOrderChangeResponse]]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a change does. `promised` has to be claimed."""
@@ -98,7 +101,7 @@ async def preview_order_change(
     """OrderService.PreviewOrderChange."""
     order_id = parse_id("order_id", request.order_id)
     async with ledger.read() as connection:
-        plan = await _plan(connection, await store.read_order(connection, order_id), order_id, request.change)
+        plan = await plan_change(connection, await store.read_order(connection, order_id), order_id, request.change)
     currency = plan.order.currency
     return pb.PreviewOrderChangeResponse(
         stock=[
@@ -117,12 +120,12 @@ async def preview_order_change(
 
 
 async def apply_order_change(
-    ledger: Ledger, decreases: Decreases, request: pb.ApplyOrderChangeRequest, caller: Caller
+    ledger: Ledger, decreases: Decreases, by_gateway: ByGateway, request: pb.ApplyOrderChangeRequest, caller: Caller
 ) -> pb.ApplyOrderChangeResponse:
-    """OrderService.ApplyOrderChange."""
+    """OrderService.ApplyOrderChange. `by_gateway` makes a change of which a gateway pays a part."""
     order_id = parse_id("order_id", request.order_id)
     if payments.is_paid_outside(request.tenders):
-        raise invalid("tenders", "of a change must be paid already, or by gift card: without payment_method")
+        return await by_gateway(request, caller)
     codes = payments.gift_cards_of(request.tenders)
     held: dict[str, LockedOrder | None] = {}
     cards: dict[bytes, Card] = {}
@@ -134,7 +137,7 @@ async def apply_order_change(
         async with ledger.read() as connection:
             order = await store.read_order(connection, order_id)
             try:
-                plan = await _plan(connection, order, order_id, request.change)
+                plan = await plan_change(connection, order, order_id, request.change)
             except Refusal:
                 return wants  # of a repeat, or for good: the transaction finds out
         wants = plan.wants() if plan.etag(request.change) == request.etag else []
@@ -153,27 +156,34 @@ async def apply_order_change(
             cards.update(await gift_cards.lock_by_code(tx.connection, amounts, order.currency))
 
     async def work(tx: Transaction, overdrawn: Overdrawn) -> pb.ApplyOrderChangeResponse:
-        plan = await _plan(tx.connection, held["order"], order_id, request.change)
+        plan = await plan_change(tx.connection, held["order"], order_id, request.change)
         if plan.etag(request.change) != request.etag:
             raise ChangeOutdated(str(order_id))
         tenders = payments.tenders(request.tenders, codes, plan.order.currency, plan.charge_minor)
         found = [
             t if t.gift_card is None else t._replace(gift_card_id=cards[t.gift_card].gift_card_id) for t in tenders
         ]
-        return await _apply(tx, plan, found, caller)
+        return await carry_out(tx, plan, found, caller)
 
     return await decreases.decision(request, pb.ApplyOrderChangeResponse, takes, work, hold)
 
 
 # -------------------------------------------------------------------------------------------------------------- planning
-async def _plan(connection: Connection, order: LockedOrder | None, order_id: UUID, change: pb.OrderChange) -> Plan:
+async def plan_change(
+    connection: Connection,
+    order: LockedOrder | None,
+    order_id: UUID,
+    change: pb.OrderChange,
+    agreed: Mapping[str, UnitPrice] | None = None,
+) -> Plan:
+    """What a change does, at today's prices unless others were agreed to. Raises what refuses it, but for stock and tenders."""
     if order is None:
         raise OrderNotFound(str(order_id))
     fulfillments = await store.fulfillments(connection, order_id)
     parts = await cancel.read_parts(connection, order_id, fulfillments)
     which = change.WhichOneof("change")
     if which == "quantities":
-        return await _plan_quantities(connection, order, fulfillments, parts, change.quantities)
+        return await _plan_quantities(connection, order, fulfillments, parts, change.quantities, agreed)
     if which == "move":
         return await _plan_move(connection, order, fulfillments, parts, change.move)
     raise invalid("change", "must be quantities or move")
@@ -185,6 +195,7 @@ async def _plan_quantities(
     fulfillments: Sequence[Fulfillment],
     parts: Sequence[FulfillmentPart],
     asked: pb.EditQuantities,
+    agreed: Mapping[str, UnitPrice] | None,
 ) -> Plan:
     wanted = {line.line_number: line.quantity for line in asked.lines}
     if len(wanted) < len(asked.lines):
@@ -204,7 +215,9 @@ async def _plan_quantities(
         for n, quantity in quantities.fewer.items()
     )
     skus = {addition.sku for addition in quantities.additions}
-    prices = await catalog.read_prices(connection, order.currency, skus) if skus else {}
+    prices = agreed if agreed is not None else {}
+    if agreed is None and skus:
+        prices = await catalog.read_prices(connection, order.currency, skus)
     if missing := sorted(skus - prices.keys()):
         raise PriceNotFound(missing[0], order.currency)
     places = {str(f.fulfillment_order_id): f.location_id for f in fulfillments}
@@ -244,12 +257,17 @@ async def _plan_move(
 
 
 # -------------------------------------------------------------------------------------------------------------- applying
-async def _apply(
-    tx: Transaction, plan: Plan, tenders: Sequence[NewTender], caller: Caller
+async def carry_out(
+    tx: Transaction,
+    plan: Plan,
+    tenders: Sequence[NewTender],
+    caller: Caller,
+    check: Callable[[], Awaitable[None]] | None = None,
 ) -> pb.ApplyOrderChangeResponse:
+    """Makes a change of a locked order. `check` is called once levels are locked, and may refuse it."""
     order, taken = plan.order, None
     if plan.quantities is not None:
-        await _change_quantities(tx, plan, plan.quantities, tenders, caller)
+        await _change_quantities(tx, plan, plan.quantities, tenders, caller, check)
     else:
         assert plan.move is not None
         taken = await moving.carry_out(tx, plan.move, caller)
@@ -272,7 +290,12 @@ async def _apply(
 
 
 async def _change_quantities(
-    tx: Transaction, plan: Plan, quantities: Quantities, tenders: Sequence[NewTender], caller: Caller
+    tx: Transaction,
+    plan: Plan,
+    quantities: Quantities,
+    tenders: Sequence[NewTender],
+    caller: Caller,
+    check: Callable[[], Awaitable[None]] | None,
 ) -> None:
     order = plan.order
     places = {str(f.fulfillment_order_id): f.location_id for f in plan.fulfillments}
@@ -299,6 +322,8 @@ async def _change_quantities(
         await settle(tx, order, plan.fulfillments, {}, caller)
     # Last, and all at once: after money, in one order.
     await tx.lock_levels({*cancelled, *plan.promised})
+    if check is not None:
+        await check()
     if quantities.cancellations:
         await cancel.free(tx, order, quantities.cancellations, plan.fulfillments, caller)
     await tx.post(

@@ -80,16 +80,16 @@ def _capture_at(field: str, tender: pb.Tender) -> CaptureAt:
 
 async def with_gift_cards(tx: Transaction, order: NewOrder) -> NewOrder:
     """The order with the gift cards that it spends, locked. Raises `GiftCardNotFound`, `GiftCardShort`, `CurrencyMismatch`."""
-    wanted = [(t.gift_card, t.amount_minor) for t in order.tenders if t.gift_card is not None]
+    return order._replace(tenders=await lock_cards(tx, order.tenders, order.currency))
+
+
+async def lock_cards(tx: Transaction, tenders: Sequence[NewTender], currency: str) -> list[NewTender]:
+    """Tenders with the gift cards that they spend, locked. Raises `GiftCardNotFound`, `GiftCardShort`, `CurrencyMismatch`."""
+    wanted = [(t.gift_card, t.amount_minor) for t in tenders if t.gift_card is not None]
     if not wanted:
-        return order
-    cards = await gift_cards.lock_by_code(tx.connection, wanted, order.currency)
-    return order._replace(
-        tenders=[
-            t if t.gift_card is None else t._replace(gift_card_id=cards[t.gift_card].gift_card_id)
-            for t in order.tenders
-        ]
-    )
+        return list(tenders)
+    cards = await gift_cards.lock_by_code(tx.connection, wanted, currency)
+    return [t if t.gift_card is None else t._replace(gift_card_id=cards[t.gift_card].gift_card_id) for t in tenders]
 
 
 async def redeem(tx: Transaction, order: NewOrder) -> None:

@@ -56,7 +56,7 @@ _COLUMNS = f"""o.order_id, o.order_number, o.customer_id, o.channel, o.currency,
           FROM fulfillment_orders f WHERE f.order_id = o.order_id) AS fulfillments,
        (SELECT json_agg(json_build_object('kind', t.kind, 'amount_minor', t.amount_minor, 'reference', t.reference)
                         ORDER BY t.tender_number)
-          FROM tenders t WHERE t.order_id = o.order_id) AS tenders"""
+          FROM tenders t WHERE t.order_id = o.order_id AND t.change_id IS NULL) AS tenders"""
 _ORDERS = f"SELECT {_COLUMNS} FROM orders o"
 _WITH_REASONS = f"SELECT {_COLUMNS}, {DECISIONS} AS decisions FROM orders o WHERE o.order_id = $1"
 _RETURNS = """

@@ -21,7 +21,7 @@ from onhand.wire import money_to_wire, timestamp, timestamp_of_json
 PAYMENTS = """
 SELECT t.order_id, t.tender_number, t.kind, t.reference, t.provider, t.capture_at, t.gift_card_id, t.amount_minor,
        t.authorized_minor, t.captured_minor, t.voided_minor, t.refunded_minor, t.given_back_minor, t.is_declined, t.created_time,
-       t.authorization_expires_time, t.is_renewal_declined, o.currency, (
+       t.authorization_expires_time, t.is_renewal_declined, t.change_id, o.currency, (
     SELECT json_agg(json_build_object('operation_id', p.operation_id, 'kind', p.kind, 'amount_minor', p.amount_minor,
                'reason_code', p.reason_code, 'reference_document', p.reference_document, 'actor', p.actor,
                'created_time', p.created_time, 'outcome', u.outcome, 'provider_reference', u.provider_reference,
@@ -83,6 +83,7 @@ def payment_message(row: Any) -> pb.Payment:
         operations=[_operation(value, currency) for value in row["operations"] or ()],
         created_time=timestamp(row["created_time"]),
         capture_at=order_pb2.CaptureAt.Value(f"CAPTURE_AT_{row['capture_at']}"),
+        is_of_unmade_change=row["change_id"] is not None,
     )
     if payment.capturable_minor and row["authorization_expires_time"]:
         message.authorization_expire_time.CopyFrom(timestamp(row["authorization_expires_time"]))

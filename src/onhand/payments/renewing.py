@@ -21,7 +21,8 @@ from onhand.postgres import Database
 REASON = "AUTHORIZATION_ENDS"
 
 RENEWED = """
-SELECT p.order_id, p.tender_number, p.currency, p.reference_document FROM payment_operations p WHERE p.operation_id = $1"""
+SELECT p.order_id, p.tender_number, p.currency, p.reference_document, t.change_id
+  FROM payment_operations p JOIN tenders t USING (order_id, tender_number) WHERE p.operation_id = $1"""
 # Under the lock of its tender: whether it is still the newest authorization, and nobody is renewing it.
 IS_NEWEST = """
 SELECT count(*) = 0 FROM payment_operations a
@@ -51,7 +52,10 @@ class Renewing:
         async with self._database.transaction() as connection:
             row: Any = await connection.fetchrow(RENEWED, operation_id)
             order_id, number = row["order_id"], row["tender_number"]
-            tender = (await store.lock_tenders(connection, order_id))[number].tendered
+            locked = (await store.lock_tenders(connection, order_id, row["change_id"])).get(number)
+            if locked is None:
+                raise NotYet(f"the change that tender {number} of order {order_id} pays for was made just now")
+            tender = locked.tendered
             if not (
                 tender.uncaptured_minor
                 and await connection.fetchval(IS_NEWEST, order_id, number, operation_id)

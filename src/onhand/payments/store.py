@@ -17,7 +17,7 @@ from onhand.postgres import Connection
 LOCK_TENDERS = """
 SELECT tender_number, kind, provider, capture_at, gift_card_id, amount_minor, authorized_minor, captured_minor, voided_minor,
        refunded_minor, is_declined, given_back_minor
-  FROM tenders WHERE order_id = $1 ORDER BY tender_number FOR UPDATE"""
+  FROM tenders WHERE order_id = $1 AND change_id IS NOT DISTINCT FROM $2 ORDER BY tender_number FOR UPDATE"""
 CURRENCY = "SELECT currency FROM payment_operations WHERE order_id = $1 LIMIT 1"
 WAITS_FOR_GOODS = "SELECT true FROM tenders WHERE order_id = $1 AND capture_at = 'FULFILLMENT' LIMIT 1"
 # A statement of its own, after the lock: what others ended while this one waited for it is seen.
@@ -93,9 +93,11 @@ def operation(
     return NewOperation(tender_number, kind, amount_minor, is_done, new_id(), replaces, reference, authorization_id)
 
 
-async def lock_tenders(connection: Connection, order_id: UUID) -> dict[int, LockedTender]:
-    """Locks the tenders of an order, by number."""
-    rows = await connection.fetch(LOCK_TENDERS, order_id)
+async def lock_tenders(
+    connection: Connection, order_id: UUID, change_id: UUID | None = None
+) -> dict[int, LockedTender]:
+    """Locks the tenders of an order, by number; or those that are to pay for a change of it, which are none of its own."""
+    rows = await connection.fetch(LOCK_TENDERS, order_id, change_id)
     open_minor: dict[tuple[int, str], int] = {}
     if any(row["provider"] != Provider.TILL.value for row in rows):
         open_minor = {

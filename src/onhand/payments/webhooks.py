@@ -22,7 +22,10 @@ SELECT p.operation_id FROM payment_operations p
    AND NOT EXISTS (SELECT FROM payment_outcomes u WHERE u.operation_id = p.operation_id) ORDER BY p.operation_number"""
 
 # The state is asked for so that the index of pending checkouts does not serve.
-IS_PAID_FOR = "SELECT true FROM checkouts WHERE order_id = $1 AND coalesce(state, '') = 'PENDING'"
+PAYS_FOR = """
+SELECT c.order_id FROM checkouts c
+ WHERE c.order_id = coalesce((SELECT t.change_id FROM tenders t WHERE t.order_id = $1 AND t.tender_number = $2), $1)
+   AND coalesce(c.state, '') = 'PENDING'"""
 
 
 class Webhooks:
@@ -57,12 +60,12 @@ async def _look_at(tx: Transaction, order_id: UUID, tender_number: int) -> None:
         operation_id = str(row["operation_id"])
         # Beside the job that waits for its next try, of which there is one.
         await enqueue(tx.connection, SETTLE, {"operation_id": operation_id}, key=f"{SETTLE}/hint/{operation_id}")
-    if await tx.connection.fetchval(IS_PAID_FOR, order_id):
-        # Nor does what is authorized wait for ever to be an order, or void.
+    if checkout_id := await tx.connection.fetchval(PAYS_FOR, order_id, tender_number):
+        # Nor does what is authorized wait for ever to be an order, or more of one, or void.
         await enqueue(
             tx.connection,
             FINISH,
-            {"order_id": str(order_id)},
+            {"order_id": str(checkout_id)},
             after_seconds=FINISH_AFTER_SECONDS,
-            key=f"{FINISH}/hint/{order_id}",
+            key=f"{FINISH}/hint/{checkout_id}",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from onhand.clock import LedgerClock, milliseconds
 from onhand.domain.errors import GateUnavailable, InsufficientStock, LocationNotFound, Short
@@ -31,6 +31,7 @@ SELECT p.sku, coalesce(s.available, 0) - coalesce((
   FROM unnest($2::text[]) AS p (sku) LEFT JOIN stock_levels s ON s.location_id = $1 AND s.sku = p.sku"""
 
 Overdrawn = dict[Position, int]
+Done = TypeVar("Done")
 Work = Callable[[Transaction, Overdrawn], Awaitable[Answer]]
 
 
@@ -96,17 +97,37 @@ class Decreases:
         `hold` locks what the decision is about (an order), which comes before claims in the order of locking. `work` may raise
         ClaimRefused as that of a fact may.
         """
+
+        async def commit(held: Held) -> Answer:
+            return await self._commit(request, response_type, held, work, hold)
+
+        async def first() -> Answer | None:
+            return await self._ledger.find_answer(request, response_type)
+
+        return await self.decide(takes, commit, first)
+
+    async def decide(
+        self,
+        takes: Wants | Callable[[], Awaitable[Wants]],
+        commit: Callable[[Held], Awaitable[Done]],
+        first: Callable[[], Awaitable[Done | None]],
+    ) -> Done:
+        """Claims what a decision takes, and has it committed; once more where `commit` raises ClaimRefused.
+
+        `commit` gives back what it certainly did not use. `first`: what came of an attempt before, which may hold what is short.
+        """
         is_swept = False
         for _ in range(CLAIM_ATTEMPTS_MAX):
             wants = await takes() if callable(takes) else takes
             try:
                 held = await self._take(wants, is_fact=False)
-            except LocationNotFound as error:
-                return await self._first_answer(request, response_type, error)
+            except LocationNotFound:
+                if (done := await first()) is None:
+                    raise
+                return done
             except GateShort as short:
-                first = await self._ledger.find_answer(request, response_type)
-                if first is not None:
-                    return first
+                if (done := await first()) is not None:
+                    return done
                 if not is_swept and await self._close_due(short):
                     is_swept = True
                     continue
@@ -114,7 +135,7 @@ class Decreases:
                     continue
                 await self._refuse(short.shorts)
             try:
-                return await self._commit(request, response_type, held, work, hold)
+                return await commit(held)
             except ClaimRefused:
                 await self._mend(held)
         raise GateUnavailable("its epoch moved on again and again")

@@ -68,6 +68,7 @@ STATES = {
     "confirmed": v1.RESERVATION_STATE_CONFIRMED,
     "released": v1.RESERVATION_STATE_RELEASED,
     "expired": v1.RESERVATION_STATE_EXPIRED,
+    "consumed": v1.RESERVATION_STATE_CONFIRMED,  # by a change of an order
 }
 
 

@@ -29,7 +29,8 @@ WITH work AS (
      WHERE coalesce(f.taken_on_time, f.created_time) >= w.since AND coalesce(f.taken_on_time, f.created_time) < w.until
        AND f.state NOT IN ('CANCELLED', 'REJECTED', 'MOVED')
     UNION ALL
-    SELECT k.location_id, c.order_id, (SELECT sum((line ->> 1)::int8) FROM jsonb_array_elements(k.lines) AS line)
+    SELECT k.location_id, coalesce(c.change_of, c.order_id),
+           (SELECT sum((line ->> 1)::int8) FROM jsonb_array_elements(k.lines) AS line)
       FROM checkouts c JOIN claims k ON k.reservation_id = c.reservation_id AND k.state = 'active'
      WHERE c.state = 'PENDING' AND c.order_id IS DISTINCT FROM $4 AND k.location_id = ANY ($1))
 SELECT location_id, count(DISTINCT order_id) AS orders, sum(units)::int8 AS units, coalesce(bool_or(order_id = $4), false) AS own
