@@ -5,9 +5,10 @@
   authorize  Outside any transaction, with an idempotency key of that order: the bank answers a repeat as it answered first.
   place      One transaction, only while the checkout is PENDING and its reservation active: confirmed, the order OPEN. What a
              sale in hand took meanwhile is a shortfall of it, or the reason to give it up, as the retailer's policy says.
-  give_up    One transaction, only while the checkout is PENDING: no call of the bank is without its answer then. The reservation is
-             the customer's again, until its deadline.
-  void       After it was given up, again and again until the bank has taken it back.
+  give_up    One transaction, only while the checkout is PENDING: by who knows what the bank said, and that nothing comes of it; or
+             by anybody, once the reservation is over. The reservation is the customer's again, until its deadline.
+  void       After it was given up, again and again until the bank has taken it back. One whose answer nobody knows is asked for
+             first, under its key: what is still on its way to the bank finds its answer there, and sets nothing aside any more.
 
 An attempt may die anywhere. The job does the same steps from wherever the checkout is, at any time, also beside an attempt. What a
 client asks for after a refusal is another checkout, with another order's id.
@@ -29,7 +30,7 @@ class PaymentRules:
     key: str = "order"  # the idempotency key: of the order | of the attempt
     order_first: bool = True  # the order is stored before the bank is asked
     extends: bool = True  # the reservation is extended when the order is stored
-    asks_before_giving_up: bool = True  # an order is given up only by who knows what the bank said
+    asks_before_voiding: bool = True  # what was given up without an answer is asked for before it is voided
     gives_up_before_voiding: bool = True  # void only what the ledger gave up | what looks as if it hung
     pins: bool = True  # nobody releases the reservation while it is paid for
 
@@ -79,6 +80,12 @@ class PaymentModel:
                 yield from self._job_begins(s, i, name) if is_job else self._begins(s, i, name)
             elif at == "pay":
                 yield from self._authorize(s, i, name)
+                if s.order == "P" and s.row == "X":
+                    yield (
+                        Step.GIVE_UP,
+                        f"{name}: the bank is silent, the reservation over: given up",
+                        self._given_up(s, i),
+                    )
             elif at == "store":
                 yield from self._pend(s, i, name, ("place", told))
             elif at == "place":
@@ -129,8 +136,8 @@ class PaymentModel:
             yield Step.LOOK_UP, f"{name}: finds a pending order", self._go(s, i, "pay")
             if not self.p.gives_up_before_voiding:
                 yield Step.LOOK_UP, f"{name}: finds an order that hangs", self._go(s, i, "void")
-            if not self.p.asks_before_giving_up:
-                yield Step.GIVE_UP, f"{name}: gives an order up that hangs", self._given_up(s, i)
+            if s.row == "X":
+                yield Step.GIVE_UP, f"{name}: gives an order up whose reservation is over", self._given_up(s, i)
 
     def _given_up(self, s: Till, i: int) -> Till:
         """The reservation stays as it is: active, it is the customer's until its deadline."""
@@ -161,6 +168,11 @@ class PaymentModel:
             )
 
     def _void(self, s: Till, i: int, name: str) -> Iterator[Transition]:
+        if self.p.asks_before_voiding and "-" in s.bank:
+            for told in "YN" if "N" in self.events else "Y":
+                after = self._go(s, i, "void", bank=s.bank.replace("-", told))
+                yield Step.AUTHORIZE, f"{name}: the bank, asked first, answers {told}", after
+            return
         after = self._go(s, i, "voided", bank=s.bank.replace("Y", "V"))
         yield Step.VOID, f"{name}: the bank takes back what it holds under the key", after
 

@@ -222,6 +222,6 @@ PAYMENT_MUTANTS: Mapping[str, Case] = {
     "payment: the bank is asked before the order is stored": (_of(order_first=False), _of(attempts=1, jobs=0)),
     "payment: the reservation is not extended": (_of(extends=False), _of(attempts=1, jobs=0)),
     "payment: the reservation is not pinned": (_of(pins=False), _of(attempts=1, jobs=0)),
-    "payment: given up without asking": (_of(asks_before_giving_up=False), _of(attempts=1, jobs=1)),
+    "payment: voided without asking": (_of(asks_before_voiding=False), _of(attempts=1, jobs=1, events="NRSL")),
     "payment: voided before it is given up": (_of(gives_up_before_voiding=False), _of(attempts=1, jobs=1)),
 }

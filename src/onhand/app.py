@@ -144,7 +144,7 @@ class App:
             "onhand.v1.ReceivingService": (Notices(self.ledger), Future(self.ledger)),
             "onhand.v1.CountService": (Counts(self.ledger, self.decreases),),
             "onhand.v1.CatalogService": (Catalog(self.ledger),),
-            "onhand.v1.CartService": (Carts(self.ledger),),
+            "onhand.v1.CartService": (Carts(self.ledger, checkouts.give_up),),
             "onhand.v1.OrderService": (
                 Orders(self.ledger, self.decreases, checkouts, self.sourcing, return_policy),
                 Watching(self.board.watch),

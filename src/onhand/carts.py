@@ -6,9 +6,9 @@ that was ordered or merged takes no more of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -35,7 +35,7 @@ from onhand.domain.errors import (
     invalid,
 )
 from onhand.ids import new_id, parse_id
-from onhand.ledger.mutation import Ledger
+from onhand.ledger.mutation import Answer, Ledger, Mutation
 from onhand.ledger.transaction import Transaction
 from onhand.postgres import Connection
 from onhand.v1 import cart_pb2 as pb
@@ -74,7 +74,12 @@ SELECT cart_id, channel, currency, state, order_id, merged_into, created_time, u
 TOUCH_CART = """
 UPDATE carts SET version = version + 1, updated_time = now() WHERE cart_id = $1 AND state = 'OPEN' AND locked_for IS NULL
 RETURNING version"""
-WHY_NOT_OPEN = "SELECT state, order_id, merged_into, locked_for FROM carts WHERE cart_id = $1"
+# It is locked until its checkout ends, and no longer than that one's reservation lasts.
+WHY_NOT_OPEN = """
+SELECT state, order_id, merged_into, locked_for, (
+    SELECT max(k.deadline) FROM claims k
+     WHERE k.reservation_id = (SELECT p.reservation_id FROM checkouts p WHERE p.order_id = c.locked_for)) AS locked_until
+  FROM carts c WHERE cart_id = $1"""
 # No row comes back if the line would hold more than a line may.
 ADD_LINE = """
 INSERT INTO cart_lines AS l (cart_id, sku, quantity) VALUES ($1, $2, $3)
@@ -123,11 +128,27 @@ OpenCart = tuple[CartForOrder, int]
 """With its version."""
 
 
+GiveUp = Callable[[UUID], Awaitable[bool]]
+"""Gives up a checkout, by its order to be, if its reservation is over. Whether it is under way no more."""
+Done = TypeVar("Done")
+
+
+async def unless_over(call: Callable[[], Awaitable[Done]], give_up: GiveUp) -> Done:
+    """What a call comes to; once more where a cart was locked for a checkout that is over."""
+    try:
+        return await call()
+    except CartLocked as locked:
+        if not await give_up(UUID(locked.order_id)):
+            raise
+    return await call()
+
+
 class Carts:
     """CartService."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, give_up: GiveUp) -> None:
         self.ledger = ledger
+        self._give_up = give_up
 
     async def create_cart(self, request: pb.CreateCartRequest, caller: Caller) -> pb.CreateCartResponse:
         """A new cart for a guest; for a customer the open one, made if there is none."""
@@ -201,7 +222,7 @@ class Carts:
                 raise QuantityTooLarge(sku, held + quantity, MAX_QUANTITY)
             return pb.AddCartLineResponse(cart=await _line_was_set(tx, cart_id, sku, now_held))
 
-        return await self.ledger.mutate(request, pb.AddCartLineResponse, work)
+        return await self._change(request, pb.AddCartLineResponse, work)
 
     async def set_cart_line(self, request: pb.SetCartLineRequest, caller: Caller) -> pb.SetCartLineResponse:
         """Sets the quantity of a sku; 0 removes its line."""
@@ -221,7 +242,7 @@ class Carts:
                     raise SkuNotFound(request.sku) from None
             return pb.SetCartLineResponse(cart=await _line_was_set(tx, cart_id, request.sku, request.quantity))
 
-        return await self.ledger.mutate(request, pb.SetCartLineResponse, work)
+        return await self._change(request, pb.SetCartLineResponse, work)
 
     async def claim_cart(self, request: pb.ClaimCartRequest, caller: Caller) -> pb.ClaimCartResponse:
         """Makes a guest's cart the customer's, or adds its lines to the customer's open cart."""
@@ -241,7 +262,12 @@ class Carts:
                 return pb.ClaimCartResponse(cart=cart)
             raise OpenCartNotFound(customer_id)
 
-        return await self.ledger.mutate(request, pb.ClaimCartResponse, work)
+        return await self._change(request, pb.ClaimCartResponse, work)
+
+    async def _change(
+        self, request: Mutation, response_type: type[Answer], work: Callable[[Transaction], Awaitable[Answer]]
+    ) -> Answer:
+        return await unless_over(lambda: self.ledger.mutate(request, response_type, work), self._give_up)
 
 
 async def read_cart_for_order(connection: Connection, cart_id: UUID, order_id: UUID | None = None) -> CartForOrder:
@@ -320,7 +346,7 @@ async def _refuse_not_open(connection: Connection, cart_id: UUID) -> NoReturn:
     if row is None:
         raise CartNotFound(str(cart_id))
     if row["locked_for"]:
-        raise CartLocked(str(cart_id), str(row["locked_for"]))
+        raise CartLocked(str(cart_id), str(row["locked_for"]), row["locked_until"].isoformat())
     if row["order_id"]:
         raise CartOrdered(str(cart_id), row["state"], f"order {row['order_id']}", str(row["order_id"]))
     raise CartNotOpen(str(cart_id), row["state"], f"cart {row['merged_into']}")
@@ -352,7 +378,7 @@ async def _claim(connection: Connection, cart_id: UUID, customer_id: str) -> UUI
     target_id: UUID
     ((target_id, target),) = rows.items()
     if target["locked_for"]:
-        raise CartLocked(str(target_id), str(target["locked_for"]))
+        await _refuse_not_open(connection, target_id)
     if target["currency"] != cart["currency"]:
         raise CurrencyMismatch(target["currency"], cart["currency"])
     held: dict[UUID, dict[str, int]] = {target_id: {}, cart_id: {}}

@@ -701,6 +701,18 @@ async def _(stage: Stage, shop: Shop) -> None:
     await stage.keeper.execute("UPDATE pgqueuer SET execute_after = now() - interval '1 hour'")
 
 
+@scenario("AddCartLine", "to a cart whose gateway was silent until its reservation was over")
+async def _(stage: Stage, shop: Shop) -> Message:
+    request = await paid_by_gateway(shop)
+    request.cart_id = await shop.cart({MILK: 2, BREAD: 1})
+    GATEWAY.faults = ["silent"]
+    assert (await told(shop.orders.place_order(request, CALLER)))[0] == "PAYMENT_PENDING"
+    await stage.pass_deadline(request.reservation_id)
+    await shop.app.sweeper.expire()
+    line = types_pb2.BasketLine(sku=MILK, quantity=2)
+    return cart_pb2.AddCartLineRequest(request_id=request_id(), cart_id=request.cart_id, line=line)
+
+
 @scenario("CancelOrderLines", "of what a gateway authorized")
 async def _(stage: Stage, shop: Shop) -> Message:
     order = (await shop.orders.place_order(await paid_by_gateway(shop, "FULFILLMENT"), CALLER)).order

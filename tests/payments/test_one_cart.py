@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from unittest.mock import AsyncMock, patch
 
 import pytest
 
+from broken import until_waiting
 from gateway import DECLINED_CARD, Gateway
 from onhand.crash import Step, watched
 from onhand.v1 import cart_pb2, inventory_pb2, types_pb2
@@ -104,6 +107,100 @@ async def test_while_a_gateway_is_asked_the_cart_is_locked_and_the_reservation_p
     assert await refused(change()) == ("RESERVATION_NOT_ACTIVE", to_be)
     await do_jobs(shop)
     assert [p.captured_minor for p in gateway.books.payments.values()] == [398]
+
+
+async def over(shop: Shop) -> None:
+    """The time of every reservation is over."""
+    await shop.execute("UPDATE claims SET deadline = now() - interval '1 second' WHERE state = 'active'")
+
+
+async def settled(shop: Shop, gateway: Gateway, totals: list[int]) -> None:
+    """In the end there are these orders, each charged once, nothing else is set aside, and no cart is locked."""
+    await do_jobs(shop)
+    await shop.app.sweeper.expire()
+    assert await shop.fetch("SELECT total_minor::int FROM orders") == [(minor,) for minor in totals]
+    found = [(p.captured_minor, p.capturable_minor) for p in gateway.books.payments.values()]
+    assert [pair for pair in found if any(pair)] == [(minor, 0) for minor in totals]
+    assert await shop.fetch("SELECT count(*) FROM carts WHERE locked_for IS NOT NULL") == [(0,)]
+
+
+@pytest.mark.parametrize("fault", ["silent", "acts"])
+@pytest.mark.parametrize("who", ["add", "set", "claim", "order", "repeat", "job"])
+async def test_a_cart_goes_on_once_its_reservation_is_over(shop: Shop, gateway: Gateway, fault: str, who: str) -> None:
+    cart_id = await shop.cart({MILK: 2})
+    request = await checkout(shop, cart_id)
+    gateway.faults = [fault] * 3
+    assert (await refused(place(shop, request)))[0] == "PAYMENT_PENDING"
+    ((deadline,),) = await shop.fetch("SELECT deadline FROM claims WHERE state = 'active'")
+    touch = touching(shop, cart_id, request.reservation_id)
+    reason, values = await told(touch["add"]())
+    assert (reason, values["until"]) == ("CART_LOCKED", deadline.isoformat())
+    own = await checkout(shop, cart_id)
+    assert (await told(place(shop, own)))[1]["until"] == deadline.isoformat()
+    await shop.execute(
+        "UPDATE claims SET deadline = now() - interval '1 second' WHERE reservation_id = $1", request.reservation_id
+    )
+    gateway.faults = ["silent"] * 2  # to whoever asks it once more
+    with patch.object(gateway, "look_up", AsyncMock(return_value=None)):
+        if who == "order":
+            gateway.faults = []
+            assert (await place(shop, own)).order_id
+        elif who == "repeat":
+            assert (await refused(place(shop, request)))[0] == "RESERVATION_NOT_ACTIVE"
+        elif who == "job":
+            await shop.execute("UPDATE pgqueuer SET execute_after = now() - interval '1 hour'")
+            await shop.app.jobs.run_due()
+        else:
+            await touch[who]()
+    assert await shop.fetch("SELECT refusal FROM checkouts WHERE state = 'REFUSED'") == [("RESERVATION_NOT_ACTIVE",)]
+    if who != "order":
+        assert (
+            await shop.carts.get_cart(cart_pb2.GetCartRequest(cart_id=cart_id), CALLER)
+        ).cart.locked_for_order_id == ""
+    await settled(shop, gateway, [398] if who == "order" else [])
+    assert (await refused(place(shop, request)))[0] in ("CART_NOT_OPEN", "CART_CHANGED", "RESERVATION_NOT_ACTIVE")
+
+
+@pytest.mark.parametrize("step", ["provider.ask", "ledger.record_outcome"])
+async def test_what_a_gateway_says_after_its_cart_went_on_is_voided(shop: Shop, gateway: Gateway, step: str) -> None:
+    cart_id = await shop.cart({MILK: 2})
+    request = await checkout(shop, cart_id)
+
+    async def go_on() -> None:
+        await over(shop)
+        await touching(shop, cart_id, "")["add"]()
+
+    with watched(Interleaved("after", step, go_on)):
+        assert (await refused(place(shop, request)))[0] == "PAYMENT_PENDING"
+    assert (await refused(place(shop, request)))[0] == "RESERVATION_NOT_ACTIVE"
+    await settled(shop, gateway, [])
+    assert [p.voided_minor for p in gateway.books.payments.values()] == [398]
+
+
+@pytest.mark.parametrize("is_over", [True, False], ids=["it is too late", "in the last moment"])
+async def test_whoever_gives_a_checkout_up_and_whoever_places_it_wait_for_each_other(
+    shop: Shop, gateway: Gateway, is_over: bool
+) -> None:
+    """The reservation ends while the order is being placed: for the one that gives up it is over, for the other one perhaps."""
+    cart_id = await shop.cart({MILK: 2})
+    request = await checkout(shop, cart_id)
+    others: list[asyncio.Task[Any]] = []
+
+    async def end() -> None:
+        seconds = "- interval '1 hour'" if is_over else ""
+        await shop.execute(f"UPDATE claims SET deadline = clock_timestamp() {seconds} WHERE state = 'active'")
+        others.append(asyncio.create_task(touching(shop, cart_id, "")["add"]()))
+        await until_waiting(shop, others)
+
+    with watched(Interleaved("before", "ledger.confirm", end)):
+        answer = await asyncio.gather(place(shop, request), return_exceptions=True)
+    (other,) = await asyncio.gather(*others, return_exceptions=True)
+    if is_over:
+        assert [getattr(a, "reason", "") for a in answer] == ["PAYMENT_PENDING"]
+        assert not isinstance(other, BaseException)
+    else:
+        assert (other.reason, other.metadata()["order_id"]) == ("CART_NOT_OPEN", answer[0].order_id)
+    await settled(shop, gateway, [] if is_over else [398])
 
 
 async def test_what_was_kept_for_a_checkout_is_free_once_it_is_refused(shop: Shop, gateway: Gateway) -> None:

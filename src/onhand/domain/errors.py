@@ -460,13 +460,16 @@ class CartOrdered(CartNotOpen):
 
 @dataclass(eq=False)
 class CartLocked(Refusal):
-    """Somebody pays for a cart: until that has ended, nobody else changes, claims or orders it."""
+    """Somebody pays for a cart: until that has ended, or its reservation has, nobody else changes, claims or orders it."""
 
     cart_id: str
     order_id: str
+    until: str
     reason = "CART_LOCKED"
     kind = Kind.PRECONDITION
-    message = "cart {cart_id} is being paid for, to become order {order_id}; wait for the outcome"
+    message = (
+        "cart {cart_id} is being paid for, to become order {order_id}; wait for the outcome, until {until} at most"
+    )
 
 
 @dataclass(eq=False)

@@ -54,6 +54,9 @@ OF_REQUEST = """
 SELECT order_id, body_hash FROM checkouts WHERE request_id = $1 AND state <> 'REFUSED'"""
 OF_RESERVATION = "SELECT order_id FROM checkouts WHERE reservation_id = $1 AND state = 'PENDING'"
 OF_CART = "SELECT order_id FROM checkouts WHERE cart_id = $1 AND cart_id IS NOT NULL AND state = 'PENDING'"
+UNTIL = """
+SELECT max(k.deadline) FROM claims k
+ WHERE k.reservation_id = (SELECT reservation_id FROM checkouts WHERE order_id = $1)"""
 AGREED = "UPDATE checkouts SET prices = $2 WHERE order_id = $1"
 READ = """
 SELECT c.order_id, c.request_id, c.body_hash, c.request, c.gift_cards, c.reservation_id, c.actor, c.state, c.refusal,
@@ -311,7 +314,8 @@ async def _refuse_second(connection: Connection, wanted: Bought[Answer]) -> None
     if order_id := await connection.fetchval(OF_RESERVATION, wanted.reservation_id):
         raise CheckoutUnderWay(str(wanted.reservation_id), str(order_id))
     if order_id := await connection.fetchval(OF_CART, wanted.cart_id):
-        raise CartLocked(str(wanted.cart_id), str(order_id))
+        until = await connection.fetchval(UNTIL, order_id)
+        raise CartLocked(str(wanted.cart_id), str(order_id), until.isoformat())
 
 
 async def _ask_for(tx: Transaction, payable: Payable, actor: str) -> None:

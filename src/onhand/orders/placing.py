@@ -13,6 +13,7 @@ from uuid import UUID
 
 from onhand import carts
 from onhand.caller import Caller
+from onhand.carts import unless_over
 from onhand.crash import step
 from onhand.domain.cart import UnitPrice
 from onhand.domain.errors import Refusal
@@ -77,11 +78,14 @@ class Placing:
         wanted = checkout(request, caller)
         if is_recorded_only(request.tenders):
             placed = await self._rounds.submit(wanted)
-        elif is_paid_outside(request.tenders):
+            if placed is not None:
+                return placed
+        return await unless_over(lambda: self._place(wanted), self._checkouts.give_up)
+
+    async def _place(self, wanted: Checkout) -> pb.PlaceOrderResponse:
+        if is_paid_outside(wanted.request.tenders):
             return await self._checkouts.place(wanted)
-        else:
-            placed = None
-        return placed if placed is not None else await place_alone(self._ledger, wanted)
+        return await place_alone(self._ledger, wanted)
 
     async def _round(self, wanted: Sequence[Checkout]) -> list[pb.PlaceOrderResponse | None]:
         """The answers; None to whom it is for itself. Raises LedgerUnavailable: the outcome is unknown of all."""
