@@ -16,7 +16,7 @@ from onhand.ledger.mutation import Ledger
 from onhand.postgres import NotReached
 from onhand.v1 import order_pb2 as orders
 from onhand.v1 import payment_pb2 as pb
-from purse import by_gateway, do_jobs, issue, operations, payments, state, tender
+from purse import by_gateway, do_jobs, issue, operations, payments, purse, state, tender
 from shelf import request_id
 from shop import BREAD, CALLER, MILK, NORTH, Shop, card, cents, told
 
@@ -155,6 +155,26 @@ async def test_what_can_not_be_changed_any_more_is_voided(
     await as_it_was(shop, gateway, order, available)
     assert await refusals(shop) == [(order.order_id, reason)]
     assert [cents(p.voided) for p in await payments(shop, order.order_id)] == [0, 597]
+
+
+async def test_a_silent_gateway_keeps_units_no_longer_than_their_reservation(shop: Shop, gateway: Gateway) -> None:
+    order = await ordered(shop)
+    request = await more(shop, order, 5, tender("CARD", 597, payment_method=DECLINED_CARD))
+    gateway.faults = ["silent"] * 2
+    assert (await told(apply(shop, request)))[0] == "PAYMENT_PENDING"
+    await shop.execute("UPDATE claims SET deadline = now() - interval '1 second' WHERE state = 'active'")
+    assert (await told(apply(shop, request)))[0] == "CHANGE_OUTDATED"
+    assert await shop.atp(NORTH, MILK) == 8
+    await as_it_was(shop, gateway, order)  # what it says at last is no, so there is nothing to void, and nothing owed
+    _, second = await payments(shop, order.order_id)
+    assert operations(second) == [("AUTHORIZE", "DECLINED", 597), ("VOID", "DECLINED", 597)]
+    assert (state(second), cents(second.owed)) == ("DECLINED", 0)
+    by_hand = pb.SettleRefundRequest(
+        request_id=request_id(),
+        operation_id=second.operations[1].operation_id,
+        settlement=pb.REFUND_SETTLEMENT_BY_HAND,
+    )
+    assert (await told(purse(shop).settle_refund(by_hand, CALLER)))[0] == "OPERATION_NOT_DECLINED"
 
 
 async def test_of_two_changes_that_are_paid_at_once_one_is_made(shop: Shop, gateway: Gateway) -> None:

@@ -21,8 +21,10 @@ RETRIED = "ASKED_AGAIN"
 
 OPERATION = """
 SELECT p.order_id, p.tender_number, p.kind, p.amount_minor, p.currency, p.reference_document, p.authorization_id, u.outcome,
-       EXISTS (SELECT FROM payment_operations r WHERE r.replaces = p.operation_id) AS is_replaced
-  FROM payment_operations p LEFT JOIN payment_outcomes u USING (operation_id) WHERE p.operation_id = $1"""
+       EXISTS (SELECT FROM payment_operations r WHERE r.replaces = p.operation_id) AS is_replaced,
+       t.change_id, t.authorized_minor
+  FROM payment_operations p JOIN tenders t USING (order_id, tender_number) LEFT JOIN payment_outcomes u USING (operation_id)
+ WHERE p.operation_id = $1"""
 
 
 async def settle_refund(ledger: Ledger, request: pb.SettleRefundRequest, caller: Caller) -> pb.SettleRefundResponse:
@@ -45,13 +47,15 @@ async def _settle(
     if found is None:
         raise OperationNotFound(str(operation_id))
     order_id, number = found["order_id"], found["tender_number"]
-    await store.lock_tenders(tx.connection, order_id)
+    await store.lock_tenders(tx.connection, order_id, found["change_id"])
     row = await tx.connection.fetchrow(OPERATION, operation_id)  # as it is under the lock
     assert row is not None
     kind = Operation(row["kind"])
     if kind not in (Operation.VOID, Operation.REFUND) or row["outcome"] != Outcome.DECLINED.value or row["is_replaced"]:
         state = "replaced already" if row["is_replaced"] else row["outcome"] or "OPEN"
         raise OperationNotDeclined(str(operation_id), kind.value, state)
+    if not row["authorized_minor"]:
+        raise OperationNotDeclined(str(operation_id), kind.value, "of nothing, as its authorization was declined")
     operation = store.operation(
         number,
         kind,

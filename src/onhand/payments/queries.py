@@ -65,7 +65,8 @@ async def list_payments(ledger: Ledger, request: pb.ListPaymentsRequest, caller:
 def payment_message(row: Any) -> pb.Payment:
     """A tender with what became of its money."""
     currency, payment = row["currency"], payment_of(row)
-    given_back_minor = row["given_back_minor"]
+    # What was to be voided before anybody knew that its authorization was declined is owed to nobody.
+    given_back_minor = min(row["given_back_minor"], payment.authorized_minor)
     message = pb.Payment(
         order_id=str(row["order_id"]),
         tender_number=row["tender_number"],
