@@ -14,9 +14,10 @@ from onhand.domain.payment import Operation
 from onhand.domain.stock import Level
 from onhand.ledger.mutation import Ledger
 from onhand.postgres import NotReached
+from onhand.v1 import inventory_pb2
 from onhand.v1 import order_pb2 as orders
 from onhand.v1 import payment_pb2 as pb
-from purse import by_gateway, do_jobs, issue, operations, payments, purse, state, tender
+from purse import by_gateway, days_pass, do_jobs, issue, jobs, operations, payments, purse, state, tender
 from shelf import request_id
 from shop import BREAD, CALLER, MILK, NORTH, Shop, card, cents, told
 
@@ -191,27 +192,49 @@ async def test_of_two_changes_that_are_paid_at_once_one_is_made(shop: Shop, gate
 
 async def test_what_is_set_aside_for_a_change_is_not_the_order_s_until_it_is_made(shop: Shop, gateway: Gateway) -> None:
     order = await ordered(shop, "FULFILLMENT")
-    request = await more(shop, order, 4, capture_at=orders.CAPTURE_AT_FULFILLMENT)
+    request = await more(shop, order, 3, capture_at=orders.CAPTURE_AT_FULFILLMENT)
     with patch.object(Ledger, "mutate", side_effect=NotReached("no connection")):
         await told(apply(shop, request))
     _, second = await payments(shop, order.order_id)
     assert (state(second), second.is_of_unmade_change) == ("AUTHORIZED", True)
     assert await broken_rules(shop) == []
-    await shop.cancel(order.order_id, {1: 1})
-    assert await broken_rules(shop) == []
-    assert [cents(p.voided) for p in await payments(shop, order.order_id)] == [199, 0]
-    await do_jobs(shop)  # of an order that is another now
-    assert [(state(p), cents(p.voided)) for p in await payments(shop, order.order_id)] == [
-        ("AUTHORIZED", 199),
-        ("VOIDED", 398),
-    ]
-    request = await more(shop, order, 2, capture_at=orders.CAPTURE_AT_FULFILLMENT)
-    work = (await apply(shop, request)).fulfillment_orders[0].fulfillment_order_id
+    await hand_over(shop, order)  # all of it, so that all that waits for it is captured
+    await do_jobs(shop)
+    await days_pass(shop)
+    assert await jobs(shop) == []
+    first, second = await payments(shop, order.order_id)
+    assert (state(first), operations(second)) == (
+        "CAPTURED",
+        [("AUTHORIZE", "SUCCEEDED", 199), ("VOID", "SUCCEEDED", 199)],
+    )
+    assert await refusals(shop) == [(order.order_id, "LINE_NOT_TO_RAISE")]
+
+    other = await ordered(shop, "FULFILLMENT")
+    await hand_over(shop, await apply(shop, await more(shop, other, 3, capture_at=orders.CAPTURE_AT_FULFILLMENT)))
+    await do_jobs(shop)
+    assert [cents(p.captured) for p in await payments(shop, other.order_id)] == [398, 199]
+
+
+async def hand_over(shop: Shop, order: orders.Order) -> None:
+    """All of an order is fetched."""
+    work = order.fulfillment_orders[0].fulfillment_order_id
     for step in (shop.accept, shop.pick, shop.mark_ready):
         await step(work)
     await shop.hand_over(work, await shop.reset_code(work))
-    await do_jobs(shop)
-    assert [cents(p.captured) for p in await payments(shop, order.order_id)] == [199, 0, 199]
+
+
+async def test_a_change_that_is_being_paid_for_is_the_order_s_share_of_a_day(shop: Shop, gateway: Gateway) -> None:
+    location = inventory_pb2.Location(location_id=NORTH, daily_orders_max=2, daily_units_max=6)
+    update = inventory_pb2.UpdateLocationRequest(request_id=request_id(), location=location)
+    update.update_mask.paths.extend(("daily_orders_max", "daily_units_max"))
+    await shop.locations.update_location(update, CALLER)
+    order = await ordered(shop)
+    request = await more(shop, order)
+    gateway.faults = ["silent"]
+    assert (await told(apply(shop, request)))[0] == "PAYMENT_PENDING"
+    assert (await told(shop.place({NORTH: {BREAD: 2}})))[0] == "LOCATION_AT_CAPACITY"  # its units count
+    await shop.place({NORTH: {BREAD: 1}})  # and it is no other order
+    assert cents((await apply(shop, request)).total) == 5 * 199
 
 
 async def test_a_card_a_gift_card_and_the_till_pay_a_change_that_gives_something_back(
