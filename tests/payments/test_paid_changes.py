@@ -170,6 +170,8 @@ async def test_a_silent_gateway_keeps_units_no_longer_than_their_reservation(sho
     _, second = await payments(shop, order.order_id)
     assert operations(second) == [("AUTHORIZE", "DECLINED", 597), ("VOID", "DECLINED", 597)]
     assert (state(second), cents(second.owed)) == ("DECLINED", 0)
+    declined = "SELECT data ->> 'kind' FROM events WHERE type = 'onhand.payment.declined.v1'"
+    assert await shop.fetch(declined) == [("AUTHORIZE",)]
     by_hand = pb.SettleRefundRequest(
         request_id=request_id(),
         operation_id=second.operations[1].operation_id,

@@ -173,6 +173,8 @@ class Settling:
                 await _go_on(connection, recorded["behind_id"], operation_id)
             tx = Transaction(connection)
             expires = await _follow(connection, operation_id, said.outcome, row, recorded)
+            if row["kind"] == Operation.VOID.value and not row["authorized_minor"]:
+                return  # its authorization was declined, which was told: there is nothing to void, and nothing to do for anybody
             what = _TOLD[Operation(row["kind"])] if said.outcome is Outcome.SUCCEEDED else "declined"
             tx.emit(
                 f"onhand.payment.{what}.v1",
