@@ -773,6 +773,8 @@ class Trade:
         await self.call("ListShortfalls", orders.ListShortfallsRequest(location_id=place))
         ((order_id,),) = await self.app.database.pool.fetch("SELECT order_id::text FROM returns LIMIT 1")
         await self.call("ListPayments", money.ListPaymentsRequest(order_id=order_id))
+        await self.call("ListOrderEvents", orders.ListOrderEventsRequest(order_id=order_id))
+        await self.call("ListOrderMovements", orders.ListOrderMovementsRequest(order_id=order_id))
         await self.gift_cards()
         await self.gateways()
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import UUID
 
 from onhand.caller import Caller
 from onhand.domain.errors import BucketShort, LocationNotFound, invalid
 from onhand.domain.stock import Bucket, Level, Movement, Position, sum_lines
 from onhand.inventory.counted import book_count, level_message, missing
+from onhand.inventory.movements import MOVEMENT_ID_MAX, movement_message
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.paging import cut, decode_token, encode_token, page_size
 from onhand.reservations.claims import Wants
 from onhand.reservations.decrease import Decreases, Overdrawn
 from onhand.v1 import inventory_pb2 as v1
-from onhand.wire import channel_value, timestamp
+from onhand.wire import timestamp
 
 _MOVEMENTS = """
 SELECT movement_id, sku, quantity, from_bucket, to_bucket, reason_code, reference_document, channel, actor, occurred_time,
@@ -30,7 +30,6 @@ SELECT count_task_id, sku, reason_code, reference_document, created_time FROM co
 LOCATION = "SELECT true FROM locations WHERE location_id = $1 AND deleted_time IS NULL"
 LEVELS = """
 SELECT sku, available, allocated, damaged, quarantine FROM stock_levels WHERE location_id = $1 AND sku = ANY ($2)"""
-MOVEMENT_ID_MAX = 2**63 - 1
 
 BUCKETS: dict[int, Bucket] = {
     v1.BUCKET_AVAILABLE: Bucket.AVAILABLE,
@@ -167,7 +166,7 @@ class Stock:
                 raise LocationNotFound(request.location_id)
         page, last = cut(rows, size)
         return v1.ListMovementsResponse(
-            movements=[_movement_message(request.location_id, r) for r in page],
+            movements=[movement_message(request.location_id, r) for r in page],
             next_page_token=encode_token(request, last["movement_id"]) if last else "",
         )
 
@@ -207,20 +206,3 @@ def _bucket(field: str, value: int) -> Bucket:
     if value not in BUCKETS:
         raise invalid(field, "must be BUCKET_AVAILABLE, BUCKET_DAMAGED or BUCKET_QUARANTINE")
     return BUCKETS[value]
-
-
-def _movement_message(location_id: str, row: Any) -> v1.StockMovement:
-    return v1.StockMovement(
-        movement_id=row["movement_id"],
-        location_id=location_id,
-        sku=row["sku"],
-        quantity=row["quantity"],
-        from_bucket=v1.Bucket.Value("BUCKET_" + row["from_bucket"].upper()),
-        to_bucket=v1.Bucket.Value("BUCKET_" + row["to_bucket"].upper()),
-        reason_code=row["reason_code"],
-        reference_document=row["reference_document"],
-        channel=channel_value(row["channel"]),
-        actor=row["actor"],
-        occurred_time=timestamp(row["occurred_time"]),
-        recorded_time=timestamp(row["recorded_time"]),
-    )

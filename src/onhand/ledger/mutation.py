@@ -105,7 +105,7 @@ class Ledger:
         method = type(request).__name__
         async with self.database.transaction() as connection:
             if await connection.fetchval(RECORD_REQUEST, request.request_id, method, digest):
-                transaction = Transaction(connection)
+                transaction = Transaction(connection, request.request_id)
                 response = await work(transaction)
                 settlements = await transaction.finish()
                 kept = [s.to_json() for s in settlements if s.raises_atp] or None

@@ -138,16 +138,17 @@ SELECT c.location_id, c.claim_id, 'consumed', c.channel, c.lines::jsonb, now(), 
   FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[]) AS c (location_id, claim_id, channel, lines)
 ON CONFLICT DO NOTHING RETURNING claim_id"""
 EMIT = """
-INSERT INTO events (event_id, type, subject, location_id, data)
-SELECT e.event_id, e.type, e.subject, e.location_id, e.data::jsonb
+INSERT INTO events (event_id, type, subject, location_id, data, request_id)
+SELECT e.event_id, e.type, e.subject, e.location_id, e.data::jsonb, $6
   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[]) AS e (event_id, type, subject, location_id, data)"""
 
 
 class Transaction:
     """A running mutation. Locks are taken in one order: request, epochs, claims, levels, delta heads."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, request_id: str | None = None) -> None:
         self.connection = connection
+        self._request_id = request_id
         self._epochs: dict[str, int] = {}
         self._levels: dict[Position, Level] = {}
         self._short: dict[Position, int] = {}
@@ -470,7 +471,8 @@ class Transaction:
                 f"units leave `available` without a claim in the gate, or a claim is left over: {uncovered}"
             )
         if self._events:
-            await self.connection.execute(EMIT, *(list(column) for column in zip(*self._events, strict=True)))
+            columns = [list(column) for column in zip(*self._events, strict=True)]
+            await self.connection.execute(EMIT, *columns, self._request_id)
         waiting = sorted({s.location_id for s in self._settlements.values() if s.give_back} | set(self._increases))
         if waiting:
             # Shared until the commit: no snapshot of a rebuild can lie between this epoch and the increase.

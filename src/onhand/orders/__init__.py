@@ -12,6 +12,7 @@ from onhand.orders import (
     decide,
     fulfil,
     hand_over,
+    history,
     queries,
     reject,
     resource,
@@ -43,6 +44,8 @@ class Orders:
         self.sell = Selling(ledger, decreases).sell
         self.get_order = partial(queries.get_order, ledger)
         self.list_orders = partial(queries.list_orders, ledger)
+        self.list_order_events = partial(history.list_order_events, ledger)
+        self.list_order_movements = partial(history.list_order_movements, ledger)
         self.cancel_order_lines = partial(cancel.cancel_order_lines, ledger)
         self.preview_order_change = partial(change.preview_order_change, ledger)
         self.apply_order_change = partial(change.apply_order_change, ledger, decreases, checkouts.change)

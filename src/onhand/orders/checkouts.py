@@ -171,7 +171,7 @@ class Checkouts:
                 if begun is None:
                     await _refuse_second(connection, wanted)
                 return begun
-            tx = Transaction(connection)
+            tx = Transaction(connection, wanted.request.request_id)
             payable = await wanted.prepare(tx, checkout_id, held)
             prices = [[sku, p.amount_minor, p.price_quantity] for sku, p in payable.prices.items()]
             await connection.execute(AGREED, checkout_id, prices)
@@ -262,7 +262,7 @@ class Checkouts:
         async with self._ledger.database.transaction() as connection:
             if not await connection.fetchval(end, checkout_id, reason):
                 return None
-            tx = Transaction(connection)
+            tx = Transaction(connection, row["request_id"])
             await wanted.free(tx, checkout_id)
             tenders = await money.lock_tenders(connection, order_id, change_of and checkout_id)
             voids = [

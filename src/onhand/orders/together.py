@@ -77,10 +77,10 @@ _ORDERS = """new_orders AS (
       FROM unnest({moved_location}, {moved_sku}, {moved_quantity}, {moved_order}, {moved_channel}, {moved_actor},
                   {moved_time}) AS m (location_id, sku, quantity, order_id, channel, actor, occurred_time)
 ), new_events AS (
-    INSERT INTO events (event_id, type, subject, location_id, data)
-    SELECT e.event_id, e.type, e.subject, e.location_id, e.data::jsonb
-      FROM unnest({event_id}, {event_type}, {subject}, {event_location}, {data})
-        AS e (event_id, type, subject, location_id, data)
+    INSERT INTO events (event_id, type, subject, location_id, data, request_id)
+    SELECT e.event_id, e.type, e.subject, e.location_id, e.data::jsonb, e.request_id
+      FROM unnest({event_id}, {event_type}, {subject}, {event_location}, {data}, {event_request})
+        AS e (event_id, type, subject, location_id, data, request_id)
 )
 SELECT CASE WHEN (SELECT count(*) FROM taken) = cardinality({sku}) THEN 0
             ELSE ('not as planned: ' || (SELECT count(*) FROM taken) || ' levels')::int END"""
@@ -276,7 +276,7 @@ def columns(planned: Sequence[Planned[Any]], to_bucket: str, reason_code: str) -
     parts = [(*part, f.fulfillment_order_id) for f, _ in work for part in f.parts]
     tenders = [(t, n, o.order_id) for o in orders for n, t in enumerate(o.tenders, 1)]
     moved = [(c.location_id, sku, quantity, p) for p in planned for c in p.claims for sku, quantity in c.lines]
-    events = [event for p in planned for event in p.events]
+    events = [(*event, p.request.request_id) for p in planned for event in p.events]
     levels = sorted(taken_by(planned).items())
     epochs = sorted({c.location_id: c.epoch for c, _ in claims}.items())
     return {
@@ -350,4 +350,5 @@ def columns(planned: Sequence[Planned[Any]], to_bucket: str, reason_code: str) -
         "subject": [event[1] for event in events],
         "event_location": [event[2] for event in events],
         "data": [event[3] for event in events],
+        "event_request": [event[4] for event in events],
     }

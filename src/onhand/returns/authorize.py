@@ -84,7 +84,8 @@ async def cancel_return_authorization(
     authorization_id = parse_id("return_authorization_id", request.return_authorization_id)
 
     async def work(tx: Transaction) -> pb.CancelReturnAuthorizationResponse:
-        await store.lock_order(tx.connection, await authorizations.order_of(tx.connection, authorization_id))
+        order_id = await authorizations.order_of(tx.connection, authorization_id)
+        await store.lock_order(tx.connection, order_id)
         authorization = await authorizations.locked(tx.connection, authorization_id)
         state = rules.after(authorization.state, AuthorizationStep.CANCEL, str(authorization_id))
         await authorizations.set_state(tx.connection, authorization, state)
@@ -93,6 +94,7 @@ async def cancel_return_authorization(
             f"return_authorization/{authorization_id}",
             {
                 "return_authorization_id": str(authorization_id),
+                "order_id": str(order_id),
                 "state": state.value,
                 "lines": [
                     {"line_number": line.line_number, "sku": line.sku, "quantity": line.left}

@@ -54,7 +54,7 @@ async def receive_return(
             tx.connection, authorization_id, refused, location_id=request.location_id, actor=caller.actor
         )
         await authorizations.set_state(tx.connection, authorization, state)
-        _tell(tx, request, caller, authorization, state, accepted_units, refused)
+        _tell(tx, request, caller, order, authorization, state, accepted_units, refused)
         return pb.ReceiveReturnResponse(
             returned=await read_return(tx.connection, new.return_id) if wanted else None,
             return_authorization=await authorizations.read(tx.connection, authorization_id),
@@ -107,6 +107,7 @@ def _tell(
     tx: Transaction,
     request: pb.ReceiveReturnRequest,
     caller: Caller,
+    order: LockedOrder,
     authorization: Authorization,
     state: rules.AuthorizationState,
     accepted: dict[int, int],
@@ -117,6 +118,7 @@ def _tell(
         f"return_authorization/{authorization.authorization_id}",
         {
             "return_authorization_id": str(authorization.authorization_id),
+            "order_id": str(order.order_id),
             "state": state.value,
             "accepted": [{"line_number": number, "quantity": quantity} for number, quantity in accepted.items()],
             "refused": [
