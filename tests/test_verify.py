@@ -745,6 +745,28 @@ DAMAGES = [
         title="from another order",
     ),
     Damage(
+        "substitute_offers",
+        [
+            "INSERT INTO substitutions (order_id, line_number, substitute_line, fulfillment_order_id, quantity, consent) "
+            "VALUES ('{opened}', 1, 2, '{opened_work}', 1, 'CUSTOMER')"
+        ],
+        {"order_id": "{opened}", "substitute_line": 2, "substitute_offer_id": None, "replaced_quantity": 1},
+        title="consent without an offer",
+    ),
+    Damage(
+        "substitute_offers",
+        [
+            "INSERT INTO substitutions (order_id, line_number, substitute_line, fulfillment_order_id, quantity, consent) "
+            "VALUES ('{opened}', 1, 2, '{opened_work}', 1, 'CUSTOMER')",
+            "INSERT INTO substitute_offers (substitute_offer_id, order_id, fulfillment_order_id, line_number, quantity, "
+            "held_quantity, sku, substitute_quantity, amount_minor, price_quantity, total_minor, refund_minor, state, "
+            "expires_time, substitute_line) SELECT '{opened_work}', order_id, '{opened_work}', 1, 1, 1, sku, quantity, 1, 1, "
+            "total_minor - 1, 0, 'ACCEPTED', now(), 2 FROM order_lines WHERE order_id = '{opened}' AND line_number = 2",
+        ],
+        {"order_id": "{opened}", "substitute_line": 2, "substitute_offer_id": "{opened_work}"},
+        title="not as it was offered",
+    ),
+    Damage(
         "promises_visible",
         [
             "UPDATE fulfillment_orders SET state = 'REJECTED', reject_reason = 'DAMAGED' "

@@ -29,6 +29,7 @@ from onhand.orders import Orders
 from onhand.orders.board import Board
 from onhand.orders.checkouts import Checkouts
 from onhand.orders.lost_stock import ByPolicy, LostStock
+from onhand.orders.offers import OfferExpiry
 from onhand.orders.waiting import Pickups
 from onhand.payments import Payments
 from onhand.payments.providers import PaymentProvider
@@ -118,6 +119,7 @@ class App:
         self.jobs = Jobs(database)
         self.settling = Settling(database, self.jobs, providers)
         Expiring(database, self.jobs)
+        OfferExpiry(database, self.jobs)
         self.sourcing = Sourcing(self.ledger, self.availability, self.clock, sourcing_policy or load_policy())
         self.renewing = Renewing(database, self.jobs)
         self.lost_stock = LostStock(

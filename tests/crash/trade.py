@@ -488,6 +488,54 @@ async def _(stage: Stage, shop: Shop) -> Message:
     return request
 
 
+def offer(work: str) -> pb.OfferSubstituteRequest:
+    """Bread for milk that nobody finds, if the customer wants it."""
+    return pb.OfferSubstituteRequest(
+        request_id=request_id(),
+        fulfillment_order_id=work,
+        line_number=1,
+        quantity=2,
+        sku=BREAD,
+        substitute_quantity=2,
+        reason=pb.REJECT_REASON_NOT_FOUND,
+        ttl_seconds=3 * 24 * 3600,
+    )
+
+
+async def offered(shop: Shop) -> dict[str, str]:
+    """An answer to an offer, but for what it is."""
+    work = fulfillment_of((await shop.place({NORTH: {MILK: 4}})).order, NORTH).fulfillment_order_id
+    made = (await shop.orders.offer_substitute(offer(work), CALLER)).substitute_offer
+    return {"request_id": request_id(), "substitute_offer_id": made.substitute_offer_id}
+
+
+@scenario("OfferSubstitute", "for what is not found")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return offer(fulfillment_of((await shop.place({NORTH: {MILK: 4}})).order, NORTH).fulfillment_order_id)
+
+
+@scenario("AcceptSubstituteOffer", "for what is not found")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return pb.AcceptSubstituteOfferRequest(**await offered(shop))
+
+
+@scenario("DeclineSubstituteOffer", "which stood")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return pb.DeclineSubstituteOfferRequest(**await offered(shop))
+
+
+@scenario("WithdrawSubstituteOffer", "which stood")
+async def _(stage: Stage, shop: Shop) -> Message:
+    return pb.WithdrawSubstituteOfferRequest(**await offered(shop))
+
+
+@scenario("jobs", "the end of an offer that nobody answered", work=lambda app: app.jobs.run_due())
+async def _(stage: Stage, shop: Shop) -> None:
+    await offered(shop)
+    await shop.execute("UPDATE substitute_offers SET expires_time = now() - interval '1 second'")
+    await shop.execute("UPDATE pgqueuer SET execute_after = now() - interval '1 second'")
+
+
 @scenario("UnpickFulfillmentOrder", "a pickup that waits")
 async def _(stage: Stage, shop: Shop) -> Message:
     work, _ = await shop.ready({NORTH: {MILK: 2}})

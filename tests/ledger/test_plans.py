@@ -173,6 +173,10 @@ SELECT gen_random_uuid(), f.location_id, p.sku, f.fulfillment_order_id, p.line_n
        CASE WHEN n = 0 THEN 'CHOOSE' ELSE 'NONE' END
   FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id) CROSS JOIN generate_series(0, 1) AS n
  WHERE f.kind = 'PICKUP' AND f.location_id > 'L00010' AND p.line_number = 1;
+INSERT INTO substitute_offers (substitute_offer_id, order_id, fulfillment_order_id, line_number, quantity, held_quantity, sku,
+                               substitute_quantity, amount_minor, price_quantity, total_minor, refund_minor, state, expires_time)
+SELECT gen_random_uuid(), f.order_id, f.fulfillment_order_id, p.line_number, 1, 1, p.sku, 1, 1, 1, 1, 0, 'DECLINED', now()
+  FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id);
 INSERT INTO shortfall_ends (shortfall_id, end_number, quantity, reason, reference_document)
 SELECT shortfall_id, 1, 1, 'COUNTED', '' FROM shortfalls WHERE open_quantity = 0;
 INSERT INTO payment_operations (operation_id, order_id, tender_number, kind, amount_minor, currency, reason_code,
@@ -468,6 +472,7 @@ class Trade:
                 consent=orders.CONSENT_PHONE,
             ),
         )
+        await self.offers()
         await self.call("PickFulfillmentOrder", orders.PickFulfillmentOrderRequest(**work))
         two = [orders.WorkLine(line_number=n) for n in (2, 3)]
         await self.call("MarkReadyForPickup", orders.MarkReadyForPickupRequest(**work, lines=two))
@@ -528,6 +533,25 @@ class Trade:
         )
         await self.call("GetReturn", orders.GetReturnRequest(return_id=taken.returned.return_id))
         await self.call("GetOrder", orders.GetOrderRequest(order_id=sale.order_id))
+
+    async def offers(self) -> None:
+        """A substitute that the customer declines, and one that she accepts."""
+        placed = await self.order(6)
+        of_order = orders.ListSubstituteOffersRequest(order_id=placed.order.order_id)
+        await self.call("ListSubstituteOffers", of_order)
+        offer = orders.OfferSubstituteRequest(
+            fulfillment_order_id=placed.pickup_codes[0].fulfillment_order_id,
+            line_number=1,
+            quantity=1,
+            sku=SIZE.assortment(6)[1][5],
+            substitute_quantity=1,
+        )
+        for rpc in ("DeclineSubstituteOffer", "AcceptSubstituteOffer"):
+            offer.request_id = ""
+            made = (await self.call("OfferSubstitute", offer)).substitute_offer
+            answer = getattr(orders, f"{rpc}Request")(substitute_offer_id=made.substitute_offer_id)
+            await self.call(rpc, answer)
+        await self.call("ListSubstituteOffers", of_order)
 
     async def change(self, order: orders.Order, change: orders.OrderChange) -> None:
         """A change as it was previewed."""

@@ -29,6 +29,10 @@ TESTS = Path(__file__).parents[1]
 NOT_PLAYED = {
     "ExtendPickupHold": "orders/test_waiting.py",
     "SubstituteLine": "orders/test_substitute.py",
+    **dict.fromkeys(
+        ("OfferSubstitute", "AcceptSubstituteOffer", "DeclineSubstituteOffer", "WithdrawSubstituteOffer"),
+        "orders/test_offers.py",
+    ),
     "PackFulfillmentOrder": "orders/test_ship.py",
     "ApplyOrderChange": "orders/test_change.py",
     "SourceReservation": "sourcing/test_source_reservation.py",

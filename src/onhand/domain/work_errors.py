@@ -194,3 +194,54 @@ class LineNotToRaise(Refusal):
     reason = "LINE_NOT_TO_RAISE"
     kind = Kind.PRECONDITION
     message = "nobody who brings line {line_number} of order {order_id} can still bring more of it: place another order"
+
+
+@dataclass(eq=False)
+class SubstituteOfferNotFound(Refusal):
+    """No such offer."""
+
+    substitute_offer_id: str
+    reason = "SUBSTITUTE_OFFER_NOT_FOUND"
+    kind = Kind.NOT_FOUND
+    message = "there is no substitute offer {substitute_offer_id}"
+
+
+@dataclass(eq=False)
+class SubstituteOfferClosed(Refusal):
+    """An answer to an offer that does not stand any more."""
+
+    substitute_offer_id: str
+    state: str
+    step: str
+    reason = "SUBSTITUTE_OFFER_CLOSED"
+    kind = Kind.PRECONDITION
+    message = "substitute offer {substitute_offer_id} is {state}: {step} is not possible any more"
+
+
+@dataclass(eq=False)
+class SubstituteOfferOpen(Refusal):
+    """Something is offered instead of a line while another offer for it stands."""
+
+    fulfillment_order_id: str
+    line_number: int
+    substitute_offer_id: str
+    reason = "SUBSTITUTE_OFFER_OPEN"
+    kind = Kind.PRECONDITION
+    message = (
+        "the customer is asked already about line {line_number} of fulfillment order {fulfillment_order_id}: "
+        "withdraw substitute offer {substitute_offer_id} first"
+    )
+
+
+@dataclass(eq=False)
+class SubstituteOfferOutdated(Refusal):
+    """What was offered cannot be given any more as it was offered."""
+
+    substitute_offer_id: str
+    line_number: int
+    reason = "SUBSTITUTE_OFFER_OUTDATED"
+    kind = Kind.CONFLICT
+    message = (
+        "line {line_number} is not as it was when substitute offer {substitute_offer_id} was made: nothing was substituted; "
+        "look at the order again"
+    )

@@ -52,6 +52,7 @@ STORE_METHODS = frozenset({
     "AcceptFulfillmentOrder", "PickFulfillmentOrder", "MarkReadyForPickup", "ShipFulfillmentOrder",
     "DeliverFulfillmentOrder", "RejectFulfillmentOrder", "ListShortfallAlternatives",
     "UnpickFulfillmentOrder", "MarkArrived", "MarkNoShow", "PutAwayFulfillmentOrder", "SubstituteLine", "PackFulfillmentOrder",
+    "OfferSubstitute", "WithdrawSubstituteOffer",
     "ReturnUndelivered", "ExtendPickupHold",
     "ReceiveStock", "AdjustStock", "CountStock", "MoveStock", "DispatchTransfer", "ReceiveTransfer",
     "RequestTransfer", "DispatchRequestedTransfer", "CancelTransfer", "CloseTransfer", "ReceiveAdvanceNotice",

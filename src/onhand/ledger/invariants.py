@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from onhand.ledger.offer_rules import OFFER_RULES
 from onhand.ledger.order_rules import ORDER_RULES
 from onhand.ledger.payment_rules import PAYMENT_RULES
 from onhand.ledger.return_rules import RETURN_RULES
@@ -31,7 +32,7 @@ CHECK_SECONDS_MAX = 600.0
 WORK_MEMORY = "SET LOCAL work_mem = '128MB'"
 
 RULES: Sequence[Rule] = (
-    *STOCK_RULES, *STOCK_WORK_RULES, *ORDER_RULES, *SHORTFALL_RULES, *PAYMENT_RULES, *RETURN_RULES
+    *STOCK_RULES, *STOCK_WORK_RULES, *ORDER_RULES, *OFFER_RULES, *SHORTFALL_RULES, *PAYMENT_RULES, *RETURN_RULES
 )  # fmt: skip
 
 _EVIDENCE = """

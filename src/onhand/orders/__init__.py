@@ -13,6 +13,7 @@ from onhand.orders import (
     fulfil,
     hand_over,
     history,
+    offers,
     queries,
     reject,
     resource,
@@ -53,6 +54,11 @@ class Orders:
         self.pick_fulfillment_order = partial(fulfil.pick_fulfillment_order, ledger)
         self.mark_ready_for_pickup = partial(fulfil.mark_ready_for_pickup, ledger)
         self.substitute_line = partial(substitute.substitute_line, ledger, decreases)
+        self.offer_substitute = partial(offers.offer_substitute, ledger)
+        self.accept_substitute_offer = partial(offers.accept_substitute_offer, ledger, decreases)
+        self.decline_substitute_offer = partial(offers.decline_substitute_offer, ledger)
+        self.withdraw_substitute_offer = partial(offers.withdraw_substitute_offer, ledger)
+        self.list_substitute_offers = partial(offers.list_substitute_offers, ledger)
         self.unpick_fulfillment_order = partial(fulfil.unpick_fulfillment_order, ledger)
         self.mark_arrived = partial(waiting.mark_arrived, ledger)
         self.extend_pickup_hold = partial(waiting.extend_pickup_hold, ledger)

@@ -8,10 +8,10 @@ from uuid import UUID
 from onhand import catalog
 from onhand.caller import Caller
 from onhand.crash import step
-from onhand.domain import money
+from onhand.domain import money, returns
 from onhand.domain import order as rules
 from onhand.domain.cart import UnitPrice
-from onhand.domain.errors import FulfillmentOrderNotFound, OrderLineNotFound, PriceNotFound
+from onhand.domain.errors import FulfillmentOrderNotFound, OrderLineNotFound, PriceNotFound, invalid
 from onhand.domain.order import RejectReason, Step
 from onhand.domain.shortage import ShortfallEnd
 from onhand.domain.stock import Bucket, Movement
@@ -26,6 +26,7 @@ from onhand.orders.queries import read_order
 from onhand.orders.reject import look_again, take_out
 from onhand.orders.work import Work, emit, lock_work, settle
 from onhand.payments import giving_back
+from onhand.postgres import Connection
 from onhand.reservations.claims import Wants
 from onhand.reservations.decrease import Decreases, Overdrawn
 from onhand.v1 import order_pb2 as pb
@@ -48,6 +49,10 @@ agreed AS (
 UPDATE orders SET total_minor = total_minor + $7 WHERE order_id = $1"""
 
 
+CUSTOMER = pb.Consent.Name(pb.CONSENT_CUSTOMER).removeprefix("CONSENT_")
+"""The consent of an offer that she accepted herself."""
+
+
 @dataclass(frozen=True)
 class Substitute:
     """What a customer agreed to."""
@@ -61,11 +66,63 @@ class Substitute:
     reason: RejectReason | None
 
 
+@dataclass(frozen=True)
+class Effect:
+    """What a substitution does: the units that it replaces, what they give back, and what the substitute costs of that."""
+
+    sku: str
+    units: dict[int, int]
+    new_number: int
+    price: UnitPrice
+    full_minor: int
+    given_minor: int
+
+    @property
+    def total_minor(self) -> int:
+        """What is charged for the substitute: never more than what it replaces."""
+        return min(self.full_minor, self.given_minor)
+
+    @property
+    def refund_minor(self) -> int:
+        """What the customer gets back."""
+        return self.given_minor - self.total_minor
+
+
+async def effect_of(connection: Connection, work: Work, agreed: Substitute, price: UnitPrice | None = None) -> Effect:
+    """What a substitution would do now, at the catalog's price or at one that was agreed to. The order is locked.
+
+    Raises IllegalTransition, OrderLineNotFound, FulfillmentLineExceeded, SubstituteSame, PriceNotFound.
+    """
+    order, number = work.order, agreed.line_number
+    work.after(Step.SUBSTITUTE)
+    lines = await store.lines(connection, order.order_id)
+    if number not in lines:
+        raise OrderLineNotFound(str(order.order_id), number)
+    id, line = work.fulfillment.fulfillment_order_id, lines[number]
+    units = rules.check_parts(str(id), Step.SUBSTITUTE, work.held, [(number, agreed.quantity)])
+    if agreed.sku == line.sku:
+        raise SubstituteSame(agreed.sku)
+    if price is None:
+        price = (await catalog.read_prices(connection, order.currency, [agreed.sku])).get(agreed.sku)
+    if price is None:
+        raise PriceNotFound(agreed.sku, order.currency)
+    given_minor = returns.refund(
+        total_minor=line.total_minor,
+        quantity=line.quantity,
+        given_back=line.cancelled_quantity + line.returned_quantity,
+        now=units[number],
+    )
+    full_minor = money.line_total(price.amount_minor, price.price_quantity, agreed.substitute_quantity)
+    return Effect(line.sku, units, max(lines) + 1, price, full_minor, given_minor)
+
+
 async def substitute_line(
     ledger: Ledger, decreases: Decreases, request: pb.SubstituteLineRequest, caller: Caller
 ) -> pb.SubstituteLineResponse:
     """OrderService.SubstituteLine."""
     fulfillment_order_id = parse_id("fulfillment_order_id", request.fulfillment_order_id)
+    if request.consent == pb.CONSENT_CUSTOMER:
+        raise invalid("consent", "CONSENT_CUSTOMER is the customer's own: she accepts an offer (OfferSubstitute)")
     agreed = Substitute(
         request.line_number,
         request.quantity,
@@ -89,39 +146,31 @@ async def substitute_line(
         await giving_back.hold(tx, held["work"].order.order_id)
 
     async def work(tx: Transaction, overdrawn: Overdrawn) -> pb.SubstituteLineResponse:
-        return await _substitute(tx, held["work"], agreed, caller)
+        effect = await effect_of(tx.connection, held["work"], agreed)
+        return await carry_out(tx, held["work"], agreed, effect, caller)
 
     return await decreases.decision(request, pb.SubstituteLineResponse, takes, work, hold)
 
 
-async def _substitute(tx: Transaction, work: Work, agreed: Substitute, caller: Caller) -> pb.SubstituteLineResponse:
+async def carry_out(
+    tx: Transaction, work: Work, agreed: Substitute, effect: Effect, caller: Caller
+) -> pb.SubstituteLineResponse:
+    """Does what `effect_of` said under the lock of the order. The substitute's units were claimed."""
     order, place, number = work.order, work.fulfillment.location_id, agreed.line_number
-    work.after(Step.SUBSTITUTE)
-    lines = await store.lines(tx.connection, order.order_id)
-    if number not in lines:
-        raise OrderLineNotFound(str(order.order_id), number)
-    id = work.fulfillment.fulfillment_order_id
-    units = rules.check_parts(str(id), Step.SUBSTITUTE, work.held, [(number, agreed.quantity)])
-    if agreed.sku == lines[number].sku:
-        raise SubstituteSame(agreed.sku)
-    price = (await catalog.read_prices(tx.connection, order.currency, [agreed.sku])).get(agreed.sku)
-    if price is None:
-        raise PriceNotFound(agreed.sku, order.currency)
-    full_minor = money.line_total(price.amount_minor, price.price_quantity, agreed.substitute_quantity)
+    id, units, new_number, price = work.fulfillment.fulfillment_order_id, effect.units, effect.new_number, effect.price
     refund_minor, total_minor = await give_back(
-        tx, order, units, "SUBSTITUTED", caller, lambda refund_minor: min(full_minor, refund_minor)
+        tx, order, units, "SUBSTITUTED", caller, lambda refund_minor: min(effect.full_minor, refund_minor)
     )
-    if total_minor < full_minor:  # kept as a price for the whole quantity, which is exact
+    if total_minor < effect.full_minor:  # kept as a price for the whole quantity, which is exact
         price = UnitPrice(total_minor, agreed.substitute_quantity)
     await store.unpack(tx.connection, [work.fulfillment])
     await store.cancel_parts(tx.connection, [(id, number, units[number])])
-    new_number = max(lines) + 1
     await write_substitute(tx, work, agreed, new_number, price, total_minor, units[number], caller)
     await settle(tx, order, work.fulfillments, {}, caller)
     data = {"line_number": number, "substitute_line_number": new_number, "sku": agreed.sku, "consent": agreed.consent}
     emit(tx, order, work.fulfillment, "substituted", work.fulfillment.state, caller, data)
 
-    await tx.lock_levels([(place, lines[number].sku), (place, agreed.sku)])
+    await tx.lock_levels([(place, effect.sku), (place, agreed.sku)])
     await _take_out(tx, work, agreed.reason, units, caller)
     bought = Movement(
         place,

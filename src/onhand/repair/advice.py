@@ -40,6 +40,7 @@ NEXT_STEPS = {
     "renewals": _MONEY,
     "gift_card_balances": _RESTORE,
     "gift_cards_spent_once": _RESTORE,
+    "substitute_offers": _ORDER + " Ask the customer what she agreed to.",
     "returns_held_once": _ORDER,
     "return_authorizations": _ORDER,
     "blind_returns_paid_once": _MONEY,
