@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from onhand.domain.sourcing.assign import Problem
 from onhand.domain.sourcing.parts import UNKNOWN_METRES, Considered, Costs, Line, Objective, Place, Score, Split, Why
@@ -13,14 +14,13 @@ UNSOURCED = "unsourced"
 """The score that comes before all objectives: units that nobody brings."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A place that passed a rule's filters. `has`: what it may give of each line. `ready_minutes`: until it is ready."""
 
     place: Place
     has: tuple[int, ...]
     ready_minutes: int
-    is_opened: bool = False
+    is_opened: bool
     """It brings something already, by a rule before."""
 
 
@@ -56,7 +56,7 @@ def choose(wanted: Wanted, candidates: Sequence[Candidate]) -> Choice:
     # then only places that are ready by then count, and it decides no more.
     at = wanted.objectives.index(Objective.SOONEST_READY)
     before, after = wanted.objectives[:at], wanted.objectives[at + 1 :]
-    first = _Numbers(wanted, candidates, before).solve()
+    first = _Numbers(wanted, candidates, before).solve(with_reasons=False)
     minutes, is_proven = _soonest(wanted, candidates, before, first)
     in_time = [n for n, each in enumerate(candidates) if each.ready_minutes <= minutes]
     rest = _Numbers(wanted, [candidates[n] for n in in_time], (*before, *after)).solve()
@@ -76,7 +76,7 @@ def _soonest(
     probe = 0  # the least is mostly right
     while low < high:
         within = [each for each in candidates if each.ready_minutes <= times[probe]]
-        solved = _Numbers(wanted, within, before).solve()
+        solved = _Numbers(wanted, within, before).solve(with_reasons=False)
         if solved.values == first.values:
             high = probe
         else:
@@ -110,16 +110,21 @@ class _Numbers:
     ) -> None:
         self.wanted, self.candidates, self.objectives = wanted, candidates, objectives
         self._keeps_alike = keeps_alike
-        splits_units = wanted.split is Split.UNITS
         wants = [line.quantity for line in wanted.lines]
-        if splits_units:
-            self.stock = [tuple(map(min, each.has, wants)) for each in candidates]
-        else:
-            self.stock = [tuple(map(_whole, each.has, wants)) for each in candidates]
-        # What nobody could bring is no question for the search.
-        there = [sum(column) for column in zip(*self.stock, strict=True)] or [0] * len(wants)
-        self.needs = list(map(min, there, wants))
+        columns: list[list[int]] = [[] for _ in wants]
+        for n, (want, column) in enumerate(
+            zip(wants, zip(*[each.has for each in candidates], strict=True), strict=False)
+        ):
+            if wanted.split is Split.UNITS:
+                columns[n] = [has if has < want else want for has in column]
+            else:
+                columns[n] = [want if has >= want else 0 for has in column]
+        self.needs = [min(want, sum(column)) for want, column in zip(wants, columns, strict=True)]
         self.missing = sum(wants) - sum(self.needs)
+        # What nobody could bring is no question for the search. The rarest come first, where the search begins.
+        lacking = [column.count(0) for column in columns]
+        self.lines = sorted((n for n, need in enumerate(self.needs) if need), key=lambda n: -lacking[n])
+        self.stock = list(zip(*[columns[n] for n in self.lines], strict=True)) or [()] * len(candidates)
         self.alike: dict[Objective, list[int]] = {}
         openings = [self._openings(objective) for objective in objectives]
         units = [self._units(objective) for objective in objectives]
@@ -152,20 +157,21 @@ class _Numbers:
 
     def _openings(self, objective: Objective) -> list[int]:
         """What it costs by an objective to use each place at all. Nothing where a parcel comes from there already."""
-        return [0 if each.is_opened else self._opening(objective, each.place) for each in self.candidates]
-
-    def _opening(self, objective: Objective, place: Place) -> int:
-        metres = UNKNOWN_METRES if place.distance_metres is None else place.distance_metres
+        candidates = self.candidates
         match objective:
             case Objective.FEWEST_PARCELS:
-                return 1
+                return [0 if each.is_opened else 1 for each in candidates]
             case Objective.NEAREST:
-                return metres
+                return [0 if each.is_opened else _metres(each.place) for each in candidates]
             case Objective.CHEAPEST:
-                costs = self.wanted.costs.get(place.kind, NO_COSTS)
-                return 1000 * costs.parcel_minor + costs.kilometre_minor * metres
+                of_kind = self.wanted.costs
+                costs = [of_kind.get(each.place.kind, NO_COSTS) for each in candidates]
+                return [
+                    0 if each.is_opened else 1000 * cost.parcel_minor + cost.kilometre_minor * _metres(each.place)
+                    for each, cost in zip(candidates, costs, strict=True)
+                ]
             case _:
-                return 0
+                return [0] * len(candidates)
 
     def _units(self, objective: Objective) -> list[list[int]] | None:
         """What each unit costs by an objective; None: nothing."""
@@ -186,13 +192,13 @@ class _Numbers:
             return [list(map(int.__sub__, fullest, each.has)) for each in self.candidates]
         return None
 
-    def solve(self) -> _Solved:
-        """Searches."""
-        opened = frozenset(n for n, each in enumerate(self.candidates) if each.is_opened)
-        lines = [n for n, need in enumerate(self.needs) if need]
+    def solve(self, *, with_reasons: bool = True) -> _Solved:
+        """Searches. `with_reasons`: works out what a plan with each location would cost, too."""
+        opened = frozenset([n for n, each in enumerate(self.candidates) if each.is_opened])
+        lines = self.lines
         problem = Problem(
             needs=[self.needs[n] for n in lines],
-            stock=[[row[n] for n in lines] for row in self.stock],
+            stock=self.stock,
             opening=self.opening,
             per_unit=None if self.per_unit is None else [[row[n] for n in lines] for row in self.per_unit],
             room=[each.place.units_left for each in self.candidates],
@@ -201,18 +207,16 @@ class _Numbers:
             more_max=self.wanted.parcels_max,
             opened=opened,
         )
-        found = search(problem)
+        found = search(problem, with_least=with_reasons)
         if self.alike and found.cost >= self.short:  # it decides which of them are not
-            return _Numbers(self.wanted, self.candidates, self.objectives, keeps_alike=True).solve()
-        count = len(self.needs)
-        if len(lines) < count:
-            takes = {}
-            for at, taken in found.takes.items():
-                takes[at] = [0] * count
-                for n, units in zip(lines, taken, strict=True):
-                    takes[at][n] = units
-            found = found._replace(takes=takes)
-        return _Solved(self, found)
+            alike = _Numbers(self.wanted, self.candidates, self.objectives, keeps_alike=True)
+            return alike.solve(with_reasons=with_reasons)
+        in_order: list[tuple[int, list[int]]] = []
+        for at, taken in found.takes.items():
+            brought = dict(zip(lines, taken, strict=True))
+            in_order.append((at, [brought.get(n, 0) for n in range(len(self.needs))]))
+        in_order.sort(key=lambda each: list(map(bool, each[1])), reverse=True)  # whoever brings the first line first
+        return _Solved(self, found._replace(takes=dict(in_order)))
 
     def values(self, cost: int) -> list[int]:
         """A cost as what it is by each objective, units that nobody brings first."""
@@ -224,8 +228,9 @@ class _Numbers:
         return found
 
 
-def _whole(has: int, want: int) -> int:
-    return want if has >= want else 0
+def _metres(place: Place) -> int:
+    metres = place.distance_metres
+    return UNKNOWN_METRES if metres is None else metres
 
 
 NO_COSTS = Costs()
@@ -294,17 +299,23 @@ class _Solved:
         numbers, found, rule = self.numbers, self.found, self.numbers.wanted.rule
         considered = []
         otherwise = Why.NO_BETTER if self.is_proven else Why.NOT_PROVEN
-        lost: dict[int, tuple[str, int, int]] = {}
-        for at, candidate in enumerate(numbers.candidates):
-            if at in found.takes:
+        cost, takes, count = found.cost, found.takes, len(numbers.needs)
+        missing = count - len(numbers.lines)
+        weights = (numbers.short, *numbers.weights)
+        by = [(name, weight, cost // weight, value) for name, weight, value in zip(names, weights, values, strict=True)]
+        for at, (candidate, least, stock) in enumerate(
+            zip(numbers.candidates, found.least_with, numbers.stock, strict=True)
+        ):
+            if at in takes:
                 continue
-            location_id, least = candidate.place.location_id, found.least_with[at]
-            if least <= found.cost:
+            location_id = candidate.place.location_id
+            if least <= cost:
                 considered.append(Considered(location_id, rule, otherwise))
                 continue
-            if least not in lost:
-                with_it = numbers.values(least)
-                lost[least] = next((name, a, b) for name, a, b in zip(names, with_it, values, strict=True) if a != b)
-            had = len(numbers.needs) - numbers.stock[at].count(0)
-            considered.append(Considered(location_id, rule, Why.LOSES, LOSES, (*lost[least], had, len(numbers.needs))))
+            for name, weight, whole, value in by:  # noqa: B007
+                if (with_it := least // weight) != whole:
+                    break
+            had = count - missing - stock.count(0)
+            figures = name, value + with_it - whole, value, had, count
+            considered.append(Considered(location_id, rule, Why.LOSES, LOSES, figures))
         return considered

@@ -22,19 +22,17 @@ class Least(NamedTuple):
     parcels: list[int]
 
 
-def closed(count: int, locations: Iterable[tuple[int, int, int]], nothing: int) -> Singles:
-    """Of (location, the set that it has, its cost, whatever of the set is taken)."""
-    cost, who = [nothing] * (1 << count), [NOBODY] * (1 << count)
-    for at, lines, each in locations:
-        if each < cost[lines]:
-            cost[lines], who[lines] = each, at
-    for line in range(count):
-        bit = 1 << line
-        for base in range(0, 1 << count, 2 * bit):
-            for lines in range(base, base + bit):
-                if cost[lines | bit] < cost[lines]:
-                    cost[lines], who[lines] = cost[lines | bit], who[lines | bit]
-    return Singles(cost, who)
+def closed(count: int, locations: Iterable[tuple[int, int]], nobody: int) -> list[int]:
+    """For every set the least of the numbers of those, (set, number), who bring all of it, whatever of the set is taken."""
+    least = [nobody] * (1 << count)
+    for lines, number in locations:
+        if number < least[lines]:
+            least[lines] = number
+    for _ in range(count):
+        # Who brings a set with a line brings it without. The lowest bit goes to the top: after all of them each is in its place.
+        without, with_it = least[0::2], least[1::2]
+        least = [*map(min, without, with_it), *with_it]
+    return least
 
 
 def listed(

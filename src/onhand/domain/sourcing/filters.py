@@ -46,29 +46,37 @@ Refused = tuple[Why, str, tuple[object, ...]]
 """Why, and what is said of it: a template and its values."""
 
 
-def refusal(rule: Rule, place: Place, method: FulfillmentKind, moment: Moment, opened: bool) -> Refused | None:
-    """Why a place is no candidate of a rule, whatever it has of the lines; None: it is one.
+def refusals(rule: Rule, method: FulfillmentKind, moment: Moment) -> Callable[[Place, bool], Refused | None]:
+    """Tells why a place is no candidate of a rule, whatever it has of the lines; None: it is one.
 
-    `opened`: it brings something by an earlier rule, so today's capacity has this order in it already.
+    The flag: it brings something by an earlier rule, so today's capacity has this order in it already.
     """
-    if method not in place.methods:
-        return Why.METHOD, "offers no {}", (method.value,)
-    if rule.kinds and place.kind not in rule.kinds:
-        return Why.KIND, "is a {}; the rule is for {}", (place.kind, Names(rule.kinds))
-    if rule.groups and not rule.groups & place.groups:
-        return Why.GROUP, "is in none of {}", (Names(rule.groups),)
-    if rule.not_groups & place.groups:
-        return Why.GROUP, "is in {}", (Names(rule.not_groups & place.groups),)
-    if rule.distance_metres_max is not None:
-        if place.distance_metres is None:
-            return Why.DISTANCE_UNKNOWN, "no position is known, of it or of the customer", ()
-        if place.distance_metres > rule.distance_metres_max:
-            return Why.DISTANCE, "{} m away; {} m at most", (place.distance_metres, rule.distance_metres_max)
-    if not opened and place.orders_left is not None and place.orders_left < max(1, rule.orders_left_min):
-        return Why.CAPACITY, "{} orders left today; {} needed", (place.orders_left, max(1, rule.orders_left_min))
-    if place.units_left is not None and place.units_left < max(1, rule.units_left_min):
-        return Why.CAPACITY, "{} units left today; {} needed", (place.units_left, max(1, rule.units_left_min))
-    return _untimely(rule, place, moment)
+    kinds, groups, not_groups, metres_max = rule.kinds, rule.groups, rule.not_groups, rule.distance_metres_max
+    orders_min, units_min = max(1, rule.orders_left_min), max(1, rule.units_left_min)
+    is_timed = rule.opens_within_minutes is not None or rule.is_before_cut_off or rule.ready_within_minutes is not None
+
+    def refused(place: Place, is_opened: bool) -> Refused | None:
+        if method not in place.methods:
+            return Why.METHOD, "offers no {}", (method.value,)
+        if kinds and place.kind not in kinds:
+            return Why.KIND, "is a {}; the rule is for {}", (place.kind, Names(kinds))
+        if groups and not groups & place.groups:
+            return Why.GROUP, "is in none of {}", (Names(groups),)
+        if not_groups and not_groups & place.groups:
+            return Why.GROUP, "is in {}", (Names(not_groups & place.groups),)
+        if metres_max is not None:
+            if place.distance_metres is None:
+                return Why.DISTANCE_UNKNOWN, "no position is known, of it or of the customer", ()
+            if place.distance_metres > metres_max:
+                return Why.DISTANCE, "{} m away; {} m at most", (place.distance_metres, metres_max)
+        orders_left, units_left = place.orders_left, place.units_left
+        if orders_left is not None and orders_left < orders_min and not is_opened:
+            return Why.CAPACITY, "{} orders left today; {} needed", (orders_left, orders_min)
+        if units_left is not None and units_left < units_min:
+            return Why.CAPACITY, "{} units left today; {} needed", (units_left, units_min)
+        return _untimely(rule, place, moment) if is_timed else None
+
+    return refused
 
 
 def _untimely(rule: Rule, place: Place, moment: Moment) -> Refused | None:
@@ -85,17 +93,8 @@ def _untimely(rule: Rule, place: Place, moment: Moment) -> Refused | None:
     return None
 
 
-def has_of(rule: Rule, place: Place, lines: Sequence[Line]) -> tuple[int, ...]:
-    """What a place may give of each line."""
-    get: Callable[[str, int], int] = place.atp.get
-    kept = rule.safety_stock
-    if kept:
-        return tuple([max(0, get(line.sku, 0) - kept) for line in lines])
-    return tuple([get(line.sku, 0) for line in lines])
-
-
 def nothing_to_give(rule: Rule, place: Place, lines: Sequence[Line]) -> Refused:
-    """Why `has_of` is nothing at all."""
+    """Why a place may give none of the lines."""
     if any(place.atp.get(line.sku, 0) for line in lines):
         return Why.SAFETY_STOCK, "has no more of each sku than the {} that stay there", (rule.safety_stock,)
     return Why.NOTHING_THERE, "has none of {} lines", (len(lines),)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import repeat
 
 from onhand.domain.order import FulfillmentKind
 from onhand.domain.sourcing.choose import UNSOURCED, Candidate, Choice, Wanted, choose
-from onhand.domain.sourcing.filters import Moment, has_of, nothing_to_give, refusal
+from onhand.domain.sourcing.filters import Moment, nothing_to_give, refusals
 from onhand.domain.sourcing.parts import (
     Considered,
     Line,
@@ -25,6 +26,7 @@ from onhand.domain.sourcing.policy import Policy, Rule
 from onhand.domain.stock import sum_lines
 
 NOT_TO_BE_ASKED = (Why.EXCLUDED, "is not to be asked", ())
+NONE = repeat(0)
 RULE_FAILED = "would be part of it, but {} of {} units are missing"
 
 
@@ -114,23 +116,26 @@ class _Work:
         return None
 
     def _candidates(self, rule: Rule, wanted: Sequence[Line], opened: set[str]) -> list[Candidate]:
-        candidates = []
+        candidates, considered = [], self.considered
+        skus, kept, excluded = [line.sku for line in wanted], rule.safety_stock, self.excluded
         is_timed = Objective.SOONEST_READY in rule.objectives
+        refused_by = refusals(rule, self.method, self.moment)
+        minutes = 0
         for place in self.places:
-            is_opened = place.location_id in opened
-            refused = (
-                NOT_TO_BE_ASKED
-                if place.location_id in self.excluded
-                else refusal(rule, place, self.method, self.moment, is_opened)
-            )
+            location_id = place.location_id
+            is_opened = location_id in opened
+            refused = NOT_TO_BE_ASKED if location_id in excluded else refused_by(place, is_opened)
             if refused is None:
-                has = has_of(rule, place, wanted)
+                has = tuple(map(place.atp.get, skus, NONE))
+                if kept:
+                    has = tuple([n - kept if n > kept else 0 for n in has])
                 if any(has):
-                    minutes = self._minutes(place) if is_timed else 0
-                    candidates.append(Candidate(place=place, has=has, ready_minutes=minutes, is_opened=is_opened))
+                    if is_timed:
+                        minutes = self._minutes(place)
+                    candidates.append(Candidate(place, has, minutes, is_opened))
                     continue
                 refused = nothing_to_give(rule, place, wanted)
-            self.considered.append(Considered(place.location_id, rule.name, *refused))
+            considered.append(Considered(location_id, rule.name, *refused))
         return candidates
 
     def _minutes(self, place: Place) -> int:

@@ -8,6 +8,8 @@ lines, which is exact; else branch and bound over locations, with those tables a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
+from operator import add, lt
 from typing import NamedTuple
 
 from onhand.domain.sourcing.assign import Assigned, Problem, assign
@@ -27,24 +29,25 @@ class Found(NamedTuple):
     looks: int
 
 
-def search(problem: Problem) -> Found:
-    """The best plan, or the best found."""
-    return _Search(problem).run()
+def search(problem: Problem, *, with_least: bool = True) -> Found:
+    """The best plan, or the best found. `least_with` is empty without `with_least`."""
+    return _Search(problem, with_least).run()
 
 
 class _Search:
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
+    def __init__(self, problem: Problem, with_least: bool) -> None:
+        self._problem, self._with_least = problem, with_least
         self._needs, self._stock = problem.needs, problem.stock
         self._bits = [1 << n for n in range(len(self._needs))]
         self._everything = sum(self._bits)
         self._opened = sorted(problem.opened)
-        self._closed = [at for at in range(len(problem.stock)) if at not in problem.opened and any(problem.stock[at])]
-        self._held = tuple(sum(self._stock[at][n] for at in self._opened) for n in range(len(self._needs)))
         self._units = list(map(sum, self._stock))
+        self._closed = [at for at, units in enumerate(self._units) if units and at not in problem.opened]
+        self._held = tuple(sum(self._stock[at][n] for at in self._opened) for n in range(len(self._needs)))
         self._is_limited = any(
-            room is not None and room < units for room, units in zip(problem.room, self._units, strict=True)
+            [room is not None and room < units for room, units in zip(problem.room, self._units, strict=True)]
         )
+        self._there = list(map(sum, zip(*self._stock, strict=True))) or [0] * len(self._needs)
         self._fills = [self._fill(n) for n in range(len(self._needs))]
         self._base = sum(self._fills)
         self._best = Assigned(0, {})
@@ -57,7 +60,7 @@ class _Search:
         """What the units of a line cost at least, openings and rooms left aside."""
         cost, need, per_unit = 0, self._needs[line], self._problem.per_unit
         if per_unit is None:
-            return max(0, need - sum([row[line] for row in self._stock])) * self._problem.short
+            return max(0, need - self._there[line]) * self._problem.short
         for each, stock in sorted((per_unit[at][line], row[line]) for at, row in enumerate(self._stock) if row[line]):
             taken = min(need, stock)
             cost, need = cost + taken * each, need - taken
@@ -138,7 +141,7 @@ class _Search:
 
     def _unmet(self, held: Sequence[int]) -> int:
         """The lines of which too little is held, as bits."""
-        return sum([bit for bit, has, need in zip(self._bits, held, self._needs, strict=True) if has < need])
+        return sum(compress(self._bits, map(lt, held, self._needs)))
 
     # --------------------------------------------------------------------------------------------------------- the bound
     def _bound(self, count: int, held: Sequence[int], done: int) -> int:
@@ -156,11 +159,17 @@ class _Search:
         return max(bound, fills + self._listing.least(count, unheld))
 
     def _found(self, bound: int) -> Found:
-        return Found(self._best.takes, self._best_cost, bound, self._least_with(), self._looks)
+        least_with = self._least_with() if self._with_least else []
+        return Found(self._best.takes, self._best_cost, bound, least_with, self._looks)
 
     def _least_with(self) -> list[int]:
         """For each location what any plan that uses it costs at the least."""
         problem, tables = self._problem, self._touching
+        if tables is not None and not self._opened:
+            bits, needs, base, more = self._bits, self._needs, self._base, problem.more_max - 1
+            left = [sum(compress(bits, map(lt, row, needs))) for row in self._stock]
+            others = {lines: base + tables.least(more, lines) for lines in set(left)}
+            return list(map(add, problem.opening, map(others.__getitem__, left)))
         cheapest = sorted((problem.opening[at], at) for at in self._closed)[:2]
         least = []
         for at, stock in enumerate(self._stock):

@@ -3,26 +3,160 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
+from typing import NamedTuple
 
 from onhand.domain.sourcing import cover
 from onhand.domain.sourcing.assign import Problem
 
 TABLE_LINES_MAX = 11
-"""Lines that are in the tables, those that the fewest locations have: 3^11 / 2 steps at the most."""
+"""Lines that are in the tables, those that the fewest locations have."""
 LISTED_MAX = 100_000
 """Entries of a table that lists what each location may bring, each of its sets for itself."""
 
 
 class Tables:
-    """Costs of sets of lines, by how many locations may be used. Sets, here and in the search, are bits by line.
+    """What sets of lines cost at least, by how many locations may be used. Sets, here and in the search, are bits by line.
 
-    `lines`: those that the tables know. `count`: of all. `give_up`: what it costs not to bring each of them.
+    `lines`: those that the tables know, of `count` lines.
+    """
+
+    def __init__(self, lines: Sequence[int], count: int) -> None:
+        self.is_all = len(lines) == count
+        self._lines = lines
+        self._everything = (1 << len(lines)) - 1
+        self._is_in_order = all(bit == n for bit, n in enumerate(lines))
+        self._known: dict[int, int] = {}
+
+    def least(self, count: int, lines: int) -> int:
+        """What a set costs at least, by so many locations."""
+        raise NotImplementedError
+
+    def locations(self, count: int, lines: int) -> list[int]:
+        """Who brings a set at the least cost, by so many locations."""
+        raise NotImplementedError
+
+    def _set_of(self, lines: int) -> int:
+        if self._is_in_order:
+            return lines & self._everything
+        if lines not in self._known:
+            self._known[lines] = sum([1 << bit for bit, n in enumerate(self._lines) if lines >> n & 1])
+        return self._known[lines]
+
+
+class _Way(NamedTuple):
+    """How a set is brought at the least cost: by so many locations, of which `at` (NOBODY: it is given up) leaves `rest`."""
+
+    cost: int
+    parcels: int
+    at: int
+    rest: int
+
+
+class Covers(Tables):
+    """Where only openings cost anything, so that who is used brings all that it has. Worked out for the sets that are asked for.
+
+    Of a set its rarest line is brought by somebody (or given up): those who have it are tried, the cheapest first, and what
+    they leave is a smaller set. Who has no more than another that costs less is never tried.
+    """
+
+    def __init__(
+        self,
+        lines: Sequence[int],
+        count: int,
+        having: Sequence[tuple[int, int, int]],
+        give_up: Sequence[int],
+        nothing: int,
+    ) -> None:
+        """`lines`: the rarest first. `having`: (location, the set that it has, its opening)."""
+        super().__init__(lines, count)
+        self._give_up = {1 << bit: each for bit, each in enumerate(give_up)}
+        # Cost and location as one number: the cheapest first, and of those that cost the same the first.
+        shift = max(at for at, _, _ in having).bit_length()
+        numbers = [(lines, cost << shift | at) for at, lines, cost in having]
+        least = cover.closed(len(lines), numbers, nothing << shift)
+        self._single = [number >> shift for number in least]
+        self._who = [number & (1 << shift) - 1 for number in least]
+        self._cheapest = self._single[0]
+        self._of_line: dict[int, list[tuple[int, int, int]]] = {1 << bit: [] for bit in range(len(lines))}
+        for (at, has, cost), (_, number) in zip(having, numbers, strict=True):
+            if least[has] == number:
+                for bit, those in self._of_line.items():
+                    if has & bit:
+                        those.append((cost, ~has, at))
+        for those in self._of_line.values():
+            those.sort()
+        self._any: list[_Way | None] = [_Way(0, 0, cover.NOBODY, 0), *[None] * self._everything]
+        self._layers: dict[tuple[int, int], _Way] = {}
+
+    def least(self, count: int, lines: int) -> int:
+        """What a set costs at least, by so many locations."""
+        return self._way(max(0, count), self._set_of(lines)).cost
+
+    def locations(self, count: int, lines: int) -> list[int]:
+        """Who brings a set at the least cost, by so many locations."""
+        found, left = [], self._set_of(lines)
+        while left:
+            way = self._way(count, left)
+            if way.at != cover.NOBODY:
+                found.append(way.at)
+                count -= 1
+            left = way.rest
+        return found
+
+    def _way(self, count: int, lines: int) -> _Way:
+        """How so many locations bring a set: as any number would, where that needs no more."""
+        way = self._any[lines]
+        if way is None:
+            way = self._any[lines] = self._work_out(lines, None)
+        if way.parcels <= count:
+            return way
+        layered = self._layers.get((count, lines))
+        if layered is None:
+            layered = self._layers[count, lines] = self._work_out(lines, count)
+        return layered
+
+    def _work_out(self, lines: int, count: int | None) -> _Way:
+        rarest = lines & -lines
+        single, given_up = self._single, self._give_up[rarest]
+        best, parcels, who, left = single[lines], 1, self._who[lines], 0
+        if count == 0 or best >= given_up:
+            way = self._then(count, lines ^ rarest)
+            if count == 0 or given_up + way.cost < best:
+                best, parcels, who, left = given_up + way.cost, way.parcels, cover.NOBODY, lines ^ rarest
+        if count == 0:
+            return _Way(best, parcels, who, left)
+        fewer = None if count is None else count - 1
+        one = self._cheapest
+        two = one + one
+        for cost, others, at in self._of_line[rarest]:
+            if cost + one >= best:
+                break  # what one does not bring all of takes another
+            rest = lines & others
+            alone = single[rest]
+            if cost + (alone if alone < two else two) < best:
+                way = self._then(fewer, rest)
+                if cost + way.cost < best:
+                    best, parcels, who, left = cost + way.cost, 1 + way.parcels, at, rest
+        return _Way(best, parcels, who, left)
+
+    def _then(self, count: int | None, lines: int) -> _Way:
+        if count is not None:
+            return self._way(count, lines)
+        way = self._any[lines]
+        if way is None:
+            way = self._any[lines] = self._work_out(lines, None)
+        return way
+
+
+class Listed(Tables):
+    """Where units cost something too: every division of every set, from what each set costs by one location.
+
+    `give_up`: what it costs not to bring each of the lines.
     """
 
     def __init__(self, lines: Sequence[int], count: int, singles: cover.Singles, give_up: Sequence[int]) -> None:
-        self.is_all = len(lines) == count
-        self._lines = lines
-        self._known: dict[int, int] = {}
+        super().__init__(lines, count)
         self._singles, self._give_up = singles, give_up
         self._any = cover.together(singles, give_up)
         self._layers = [cover.nobody(give_up)]
@@ -45,13 +179,6 @@ class Tables:
             left ^= part
         return found
 
-    def _set_of(self, lines: int) -> int:
-        if self.is_all:
-            return lines
-        if lines not in self._known:
-            self._known[lines] = sum([1 << bit for bit, n in enumerate(self._lines) if lines >> n & 1])
-        return self._known[lines]
-
     def _table(self, count: int, lines: int) -> cover.Least:
         """The table that knows what a set costs by so many locations: that for any number, where it needs no more."""
         count = max(0, count)
@@ -67,18 +194,19 @@ def touching(problem: Problem, closed: Sequence[int]) -> Tables:
 
     What units cost comes on top, and is not paid for what is given up: of a line that may be divided, one unit.
     """
-    count, per_unit = len(problem.needs), problem.per_unit
-    having = [sum([1 for at in closed if problem.stock[at][n]]) for n in range(count)]
-    lines = sorted(sorted(range(count), key=having.__getitem__)[:TABLE_LINES_MAX])
-    bits = [(1 << bit, n) for bit, n in enumerate(lines)]
-    singles = cover.closed(
-        len(lines),
-        ((at, sum([bit for bit, n in bits if problem.stock[at][n]]), problem.opening[at]) for at in closed),
-        nothing(problem),
-    )
+    count, per_unit, stock = len(problem.needs), problem.per_unit, problem.stock
+    columns = list(zip(*[stock[at] for at in closed], strict=True))
+    lacking = [column.count(0) for column in columns]
+    lines = sorted(range(count), key=lambda n: -lacking[n])[:TABLE_LINES_MAX]
+    bits = [1 << bit for bit in range(len(lines))]
+    if lines == list(range(count)):
+        sets = [sum(compress(bits, stock[at])) for at in closed]
+    else:
+        sets = [sum(compress(bits, row)) for row in zip(*[columns[n] for n in lines], strict=True)]
     dearest = [0] * count if per_unit is None else [max(column) for column in zip(*per_unit, strict=True)]
     give_up = [(problem.short - dearest[n]) * (1 if problem.splits_units else problem.needs[n]) for n in lines]
-    return Tables(lines, count, singles, give_up)
+    having = list(zip(closed, sets, map(problem.opening.__getitem__, closed), strict=True))
+    return Covers(lines, count, having, give_up, nothing(problem))
 
 
 def listing(problem: Problem, closed: Sequence[int], fills: Sequence[int], most: int) -> Tables | None:
@@ -103,7 +231,7 @@ def listing(problem: Problem, closed: Sequence[int], fills: Sequence[int], most:
         return None
     singles = cover.listed(len(lines), rows, problem.needs, nothing(problem))
     give_up = [problem.short * (1 if problem.splits_units else need) for need in problem.needs]
-    return Tables(lines, len(lines), singles, give_up)
+    return Listed(lines, len(lines), singles, give_up)
 
 
 def nothing(problem: Problem) -> int:
