@@ -127,7 +127,7 @@ class Shop:
         for location_id in (NORTH, SOUTH, DEPOT):
             await self.receive(location_id, {MILK: 10, BREAD: 10})
 
-    async def add_location(self, location_id: str) -> None:
+    async def add_location(self, location_id: str, **fields: Any) -> None:
         """A store that offers everything."""
         location = inventory_pb2.Location(
             location_id=location_id,
@@ -135,6 +135,7 @@ class Shop:
             name=location_id,
             offers_pickup=True,
             offers_shipping=True,
+            **fields,
         )
         request = inventory_pb2.CreateLocationRequest(request_id=request_id(), location=location)
         await self.locations.create_location(request, CALLER)

@@ -23,6 +23,7 @@ from onhand.domain.sourcing import (
     Schedule,
     Split,
     Why,
+    rank,
     source,
 )
 
@@ -423,3 +424,61 @@ def test_a_plan_never_takes_more_than_there_is_nor_more_than_a_location_can_take
         if result.places or result.outcome.startswith("no location"):
             taken = {parcel.location_id for parcel in plan.parcels}
             assert {(each, result.rule) for each in by_id} - explained <= {(each, result.rule) for each in taken}
+
+
+def test_places_stand_in_the_order_in_which_a_policy_would_choose_one_after_the_other() -> None:
+    """Of 60 drawn problems: the first is chosen, without it the second, and so on until nobody is."""
+    kinds = ("STORE", "WAREHOUSE")
+    for seed in range(60):
+        rng = random.Random(seed)
+        rules = [
+            rule(
+                f"rule {n}",
+                kinds=frozenset(rng.sample(kinds, rng.randint(0, 1))),
+                brands=frozenset(rng.choice(((), (), ("house",), ("other",)))),
+                methods=frozenset(rng.choice(((), (SHIP,), (PICKUP,)))),
+                distance_metres_max=rng.choice((None, 600)),
+                safety_stock=rng.choice((0, 0, 1)),
+                objectives=tuple(rng.sample(list(Objective), rng.randint(1, 4))),
+                split=rng.choice(list(Split)),
+            )
+            for n in range(rng.randint(1, 3))
+        ]
+        costs = {kind: Costs(parcel_minor=rng.randint(0, 9), kilogram_minor=rng.randint(0, 2)) for kind in kinds}
+        policy = Policy(name="test", rules=tuple(rules), costs=costs)
+        wanted = line("milk", rng.randint(1, 3), brand="house", grams=rng.randint(0, 500))
+        places = [
+            place(
+                f"place {n}",
+                rng.choice((None, 100, 500, 900)),
+                rng.choice(kinds),
+                atp={"milk": rng.randint(0, 6)},
+                schedule=Schedule(HALF_DAY, "UTC", rng.choice((30, 60, 600))),
+                units_left=rng.choice((None, None, 2)),
+                orders_left=rng.choice((None, None, 0)),
+            )
+            for n in range(8)
+        ]
+        ranked = rank(wanted, places, policy, method=SHIP, now=NOW, excluded=["place 7"])
+        assert sorted(each.place.location_id for each in ranked) == [f"place {n}" for n in range(7)]
+        gone = {"place 7"}
+        for each in ranked:
+            plan = source([wanted], places, policy.of_one(), method=SHIP, now=NOW, excluded=gone)
+            chosen = [(parcel.location_id, parcel.rule) for parcel in plan.parcels]
+            assert chosen == ([(each.place.location_id, each.rule)] if each.rule else []), (seed, each)
+            gone.add(each.place.location_id)
+
+
+def test_what_is_said_of_a_place_is_its_figures_or_why_no_rule_chooses_it() -> None:
+    places = [
+        place("near", 100, atp={"milk": 1}),
+        place("far", 900, atp={"milk": 5}),
+        place("out", 950, atp={"milk": 9}),
+    ]
+    policy = Policy(name="test", rules=(rule(objectives=(NEAREST, PARCELS), distance_metres_max=900),))
+    ranked = rank(line("milk", 2), places, policy, method=SHIP, now=NOW)
+    assert [(each.place.location_id, each.rule, each.detail) for each in ranked] == [
+        ("far", "rule", "nearest 900, fewest_parcels 1"),
+        ("near", "", "has 1 of 2 units"),
+        ("out", "", "950 m away; 900 m at most"),
+    ]

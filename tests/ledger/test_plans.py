@@ -73,7 +73,7 @@ WIDE = {
     "inventory.locations:HOLDS": "whether a location is empty, before it is deleted",
     "orders.shortfalls:_OPEN": "a page of open shortfalls, which are few",
     "orders.board:READ": "the next events of all kinds, in commit order",
-    "orders.resource:HAVE": "every location that has a sku, of which it answers the fullest",
+    "orders.alternatives:HAVE": "a sku at the locations that sourcing ranked, a thousand at most",
     "FROM fulfillment_orders WHERE location_id": "orders of one location in twenty: walking over the newest is cheaper",
     "FROM shortfalls JOIN fulfillment_orders USING": "orders that are short: all open shortfalls, which are few",
 }

@@ -302,18 +302,39 @@ async def test_cancelling_takes_what_nobody_brings_first_and_frees_nothing(shop:
     assert [s.open_quantity for s in await shorts(shop, order)] == [0]
 
 
-async def test_alternatives_come_fullest_first_in_pages_with_what_cancelling_gives_back(shop: Shop) -> None:
+async def test_alternatives_come_as_the_policy_would_choose_in_pages_with_what_cancelling_gives_back(
+    shop: Shop,
+) -> None:
+    """By onhand's own: a store that has it ready sooner before one that is fuller; and what it would not choose last, with why."""
+    await shop.add_location("slow", lead_minutes=90)
+    await shop.add_location("spent", daily_units_max=2)
+    for place, units in (("slow", 40), ("spent", 30), (DEPOT, 5)):
+        await shop.receive(place, {MILK: units})
     _, work = await accepted(shop, {MILK: 4})
     (rejected,) = (await shop.reject(work, (1, 3, DAMAGED))).rejected
     (short,) = rejected.shortfalls
-    await shop.receive(DEPOT, {MILK: 5})
     whole = await alternatives(shop, short.shortfall_id)
-    assert [(a.location_id, a.available_quantity) for a in whole.alternatives] == [(DEPOT, 15), (SOUTH, 10)]
+    anywhere = "pickup anywhere"
+    assert [(a.location_id, a.available_quantity, a.rule, a.detail) for a in whole.alternatives] == [
+        (DEPOT, 15, anywhere, "soonest_ready 0, nearest unknown"),
+        (SOUTH, 10, anywhere, "soonest_ready 0, nearest unknown"),
+        ("slow", 40, anywhere, "soonest_ready 90, nearest unknown"),
+        ("spent", 30, "", "2 units left today; 3 needed"),
+    ]
+    assert all(a.HasField("ready_time") and not a.HasField("distance_metres") for a in whole.alternatives)
     assert cents(whole.refund) == 3 * 199
-    first = await alternatives(shop, short.shortfall_id, page_size=1)
-    second = await alternatives(shop, short.shortfall_id, page_size=1, page_token=first.next_page_token)
-    assert [*first.alternatives, *second.alternatives] == list(whole.alternatives)
-    assert second.next_page_token == ""
+    paged, token = [], ""
+    for _ in range(4):
+        page = await alternatives(shop, short.shortfall_id, page_size=1, page_token=token)
+        paged, token = [*paged, *page.alternatives], page.next_page_token
+    assert ([a.location_id for a in paged], token) == ([a.location_id for a in whole.alternatives], "")
+    shipped = await alternatives(shop, short.shortfall_id, kind=pb.FULFILLMENT_KIND_SHIP)
+    assert [a.rule for a in shipped.alternatives] == [*["ship from stores too"] * 3, ""]
+    assert (await refused(alternatives(shop, short.shortfall_id, kind=pb.FULFILLMENT_KIND_CARRY_OUT))).reason == (
+        "INVALID_REQUEST"
+    )
+    answer = await resource(shop, short.shortfall_id, "")
+    assert answer.fulfillment_order.location_id == whole.alternatives[0].location_id
     assert (await refused(alternatives(shop, work))).reason == "SHORTFALL_NOT_FOUND"
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from onhand.domain.returns import ReturnPolicy
 from onhand.ledger.mutation import Ledger
 from onhand.orders import (
+    alternatives,
     cancel,
     change,
     decide,
@@ -16,7 +17,6 @@ from onhand.orders import (
     offers,
     queries,
     reject,
-    resource,
     returns,
     ship,
     shortfalls,
@@ -72,7 +72,7 @@ class Orders:
         self.deliver_fulfillment_order = partial(ship.deliver_fulfillment_order, ledger)
         self.list_shortfalls = partial(shortfalls.list_shortfalls, ledger)
         self.decide_shortfall = partial(decide.decide_shortfall, ledger, decreases, sourcing)
-        self.list_shortfall_alternatives = partial(resource.list_shortfall_alternatives, ledger)
+        self.list_shortfall_alternatives = partial(alternatives.list_shortfall_alternatives, ledger, sourcing)
         self.reject_fulfillment_order = partial(reject.reject_fulfillment_order, ledger)
         self.list_fulfillment_orders = partial(queries.list_fulfillment_orders, ledger)
         self.create_return = partial(returns.create_return, ledger, return_policy)

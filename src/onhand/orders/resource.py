@@ -1,4 +1,4 @@
-"""Having another location bring what one lacks or rejected: DecideShortfall with RESOURCE, and what else could be offered."""
+"""Having another location bring what one lacks or rejected: DecideShortfall with RESOURCE."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from google.protobuf.json_format import MessageToDict
 
 from onhand.caller import Caller
 from onhand.crash import step
-from onhand.domain import returns
 from onhand.domain.errors import (
     FulfillmentNotOffered,
     InsufficientStock,
@@ -35,7 +34,6 @@ from onhand.orders.queries import read_fulfillment_order
 from onhand.orders.shortfalls import listed
 from onhand.orders.store import LockedOrder
 from onhand.orders.work import Work, emit, lock_work, settle
-from onhand.paging import decode_token, encode_token, fill, page_size
 from onhand.postgres import Connection
 from onhand.reservations.claims import Wants
 from onhand.reservations.decrease import Decreases, Overdrawn
@@ -43,7 +41,6 @@ from onhand.sourcing import Sourcing
 from onhand.sourcing.capacity import hold_days, take_on
 from onhand.sourcing.decisions import keep_take_over
 from onhand.v1 import order_pb2 as pb
-from onhand.wire import money_to_wire
 
 SHORTFALL = """
 SELECT s.fulfillment_order_id, s.location_id, s.sku, s.line_number, s.open_quantity, s.next_step, f.order_id, f.kind,
@@ -55,13 +52,6 @@ SELECT s.fulfillment_order_id, s.location_id, s.sku, s.line_number, s.open_quant
 REJECTED_BY = """
 SELECT DISTINCT f.location_id FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id)
  WHERE f.order_id = $1 AND p.line_number = $2 AND f.reject_reason IS NOT NULL"""
-HAVE = """
-SELECT s.location_id, s.available - s.safety_stock AS spare, l.offers_pickup, l.offers_shipping
-  FROM stock_levels s JOIN locations l USING (location_id)
- WHERE s.sku = $1 AND s.available - s.safety_stock >= $2 AND s.location_id <> ALL ($3) AND l.deleted_time IS NULL
-   AND (l.offers_pickup OR l.offers_shipping) AND (s.available - s.safety_stock, s.location_id) < ($4::int8, $5::text)
- ORDER BY 2 DESC, 1 DESC LIMIT $6"""
-SPARE_MAX = 2**62
 
 MOVE_PARTS = """
 UPDATE fulfillment_lines p SET moved_quantity = p.moved_quantity + n.quantity
@@ -112,12 +102,16 @@ async def choose(
     """
     if given:
         return None if given in excluded else Choice(given)
-    position = None if short["latitude"] is None else (short["latitude"], short["longitude"])
     wanted = [(short["sku"], short["open_quantity"])]
     plan, _ = await sourcing.plan(
-        wanted, method=kind, channel=short["channel"], position=position, excluded=excluded, is_of_one=True
+        wanted, method=kind, channel=short["channel"], position=position_of(short), excluded=excluded, is_of_one=True
     )
     return Choice(plan.parcels[0].location_id, plan) if plan.is_complete else None
+
+
+def position_of(short: Any) -> tuple[float, float] | None:
+    """Where what is short was to come from, if that is known."""
+    return None if short["latitude"] is None else (short["latitude"], short["longitude"])
 
 
 async def resource_by_policy(
@@ -148,11 +142,11 @@ async def resource_shortfall(
     async def takes() -> Wants:
         nonlocal choice
         async with ledger.read() as connection:
-            short = await _short(connection, shortfall_id)
+            short = await read_short(connection, shortfall_id)
             choice = None
             if not short["open_quantity"]:
                 return []  # a repeat, or a refusal: the transaction finds out
-            excluded = await _excluded(connection, short)
+            excluded = await read_excluded(connection, short)
         by = kind or FulfillmentKind(short["kind"])
         choice = await choose(sourcing, request.location_id, short, by, excluded)
         if choice is not None:
@@ -163,7 +157,7 @@ async def resource_shortfall(
         raise ResourcingNotOffered(str(shortfall_id), short["sku"], short["open_quantity"], sourcing.policy.name)
 
     async def hold(tx: Transaction) -> None:
-        short = await _short(tx.connection, shortfall_id)
+        short = await read_short(tx.connection, shortfall_id)
         held["work"] = await lock_work(tx, short["fulfillment_order_id"])
         if choice is not None:
             await hold_days(tx, [choice.location_id])
@@ -199,12 +193,12 @@ async def _resource(
     caller: Caller,
     policy: str,
 ) -> pb.DecideShortfallResponse:
-    short = await _short(tx.connection, shortfall_id)
+    short = await read_short(tx.connection, shortfall_id)
     if short["fulfillment_order_id"] != work.fulfillment.fulfillment_order_id:
         raise ClaimRefused  # it went to another part of the work meanwhile: look again
     line, sku, place = short["line_number"], short["sku"], short["location_id"]
     await tx.lock_levels([(place, sku), *([] if choice is None else [(choice.location_id, sku)])])
-    short = await _short(tx.connection, shortfall_id)
+    short = await read_short(tx.connection, shortfall_id)
     quantity = short["open_quantity"]
     decide_to_resource(str(shortfall_id), ShortfallStep(short["next_step"]))
     if choice is None or not tx.covers({(choice.location_id, sku): quantity}):
@@ -319,50 +313,15 @@ async def write_take_over(
     )
 
 
-async def list_shortfall_alternatives(
-    ledger: Ledger, request: pb.ListShortfallAlternativesRequest, caller: Caller
-) -> pb.ListShortfallAlternativesResponse:
-    """OrderService.ListShortfallAlternatives."""
-    size, after = page_size(request.page_size), decode_token(request, int, str) or (SPARE_MAX, "")
-    shortfall_id = parse_id("shortfall_id", request.shortfall_id)
-    async with ledger.read() as connection:
-        short = await _short(connection, shortfall_id)
-        quantity, excluded = short["open_quantity"], sorted(await _excluded(connection, short))
-        rows = []
-        if quantity:
-            rows = await connection.fetch(HAVE, short["sku"], quantity, excluded, *after, size + 1)
-        line = (await store.lines(connection, short["order_id"]))[short["line_number"]]
-    refund_minor = returns.refund(
-        total_minor=line.total_minor,
-        quantity=line.quantity,
-        given_back=line.cancelled_quantity + line.returned_quantity,
-        now=quantity,
-    )
-    found, last = fill(rows, size, _alternative)
-    return pb.ListShortfallAlternativesResponse(
-        alternatives=found,
-        refund=money_to_wire(refund_minor, short["currency"]),
-        next_page_token=encode_token(request, last["spare"], last["location_id"]) if last else "",
-    )
-
-
-def _alternative(row: Any) -> pb.ShortfallAlternative:
-    return pb.ShortfallAlternative(
-        location_id=row["location_id"],
-        available_quantity=row["spare"],
-        offers_pickup=row["offers_pickup"],
-        offers_shipping=row["offers_shipping"],
-    )
-
-
-async def _short(connection: Connection, shortfall_id: UUID) -> Any:
+async def read_short(connection: Connection, shortfall_id: UUID) -> Any:
+    """What is short, and of which work. Raises ShortfallNotFound."""
     row = await connection.fetchrow(SHORTFALL, shortfall_id)
     if row is None:
         raise ShortfallNotFound(str(shortfall_id))
     return row
 
 
-async def _excluded(connection: Connection, short: Any) -> set[str]:
+async def read_excluded(connection: Connection, short: Any) -> set[str]:
     """Locations that do not bring what is short: the one where it is short, and those that rejected it before."""
     rows = await connection.fetch(REJECTED_BY, short["order_id"], short["line_number"])
     return {short["location_id"], *(row["location_id"] for row in rows)}

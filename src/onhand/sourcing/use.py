@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from onhand.clock import LedgerClock
 from onhand.domain.order import FulfillmentKind
-from onhand.domain.sourcing import Plan, Policy, source
+from onhand.domain.sourcing import Plan, Policy, Ranked, rank, source
 from onhand.domain.stock import sum_lines
 from onhand.ledger.mutation import Ledger
 from onhand.reservations.availability import Availability
@@ -71,3 +71,23 @@ class Sourcing:
         )
         plan = await asyncio.get_running_loop().run_in_executor(self._thread, work)
         return Sourced(plan, found.is_stale)
+
+    async def rank(
+        self,
+        line: tuple[str, int],
+        *,
+        method: FulfillmentKind,
+        channel: str,
+        position: tuple[float, float] | None,
+        excluded: Collection[str],
+    ) -> list[Ranked]:
+        """Who could bring (sku, quantity) whole, in the order in which `plan` with `is_of_one` would choose; then the rest.
+
+        Reads, and holds nothing. Raises SkuNotFound, LedgerUnavailable.
+        """
+        now = self._clock.now()
+        found = await read_candidates(
+            self._ledger, self._availability, [line], channel=channel, position=position, only=(), now=now
+        )
+        work = partial(rank, found.lines[0], found.places, self.policy, method=method, now=now, excluded=excluded)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

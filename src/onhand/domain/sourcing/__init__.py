@@ -20,6 +20,7 @@ from onhand.domain.sourcing.parts import (
 )
 from onhand.domain.sourcing.plan import source
 from onhand.domain.sourcing.policy import Policy, Rule
+from onhand.domain.sourcing.rank import Ranked, rank
 
 __all__ = [
     "Considered",
@@ -30,12 +31,14 @@ __all__ = [
     "Place",
     "Plan",
     "Policy",
+    "Ranked",
     "Rule",
     "RuleResult",
     "Schedule",
     "Split",
     "Unsourced",
     "Why",
+    "rank",
     "ready_time",
     "source",
 ]

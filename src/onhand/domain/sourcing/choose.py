@@ -56,15 +56,36 @@ def choose(wanted: Wanted, candidates: Sequence[Candidate]) -> Choice:
     # then only places that are ready by then count, and it decides no more.
     at = wanted.objectives.index(Objective.SOONEST_READY)
     before, after = wanted.objectives[:at], wanted.objectives[at + 1 :]
-    first = _Numbers(wanted, candidates, before).solve(with_reasons=False)
-    minutes, is_proven = _soonest(wanted, candidates, before, first)
+    shelves = _shelves(candidates, len(wanted.lines))
+    first = _Numbers(wanted, candidates, before, shelves=shelves).solve(with_reasons=False)
+    minutes, is_proven = _soonest(wanted, candidates, before, first, shelves)
     in_time = [n for n, each in enumerate(candidates) if each.ready_minutes <= minutes]
-    rest = _Numbers(wanted, [candidates[n] for n in in_time], (*before, *after)).solve()
+    rest = _Numbers(wanted, [candidates[n] for n in in_time], (*before, *after), shelves=shelves).solve()
     return rest.choice(_Ready(candidates, in_time, len(before), minutes, is_proven))
 
 
+def by_objective(wanted: Wanted, candidates: Sequence[Candidate]) -> list[list[int]]:
+    """How good each candidate would be, all by itself and with room for all of it, by each of the objectives."""
+    numbers = _Numbers(wanted, candidates, wanted.objectives, keeps_alike=True)
+    rows = []
+    for objective in wanted.objectives:
+        if objective is Objective.SOONEST_READY:
+            rows.append([each.ready_minutes for each in candidates])
+            continue
+        costs, of_units = numbers.openings(objective), numbers.units(objective)
+        if of_units is not None:
+            brought = [sum(map(int.__mul__, numbers.needs, row)) for row in of_units]
+            costs = list(map(int.__add__, costs, brought))
+        rows.append(costs)
+    return [list(row) for row in zip(*rows, strict=True)]
+
+
 def _soonest(
-    wanted: Wanted, candidates: Sequence[Candidate], before: Sequence[Objective], first: _Solved
+    wanted: Wanted,
+    candidates: Sequence[Candidate],
+    before: Sequence[Objective],
+    first: _Solved,
+    shelves: Sequence[int],
 ) -> tuple[int, bool]:
     """The minutes within which a plan is still as good by what comes before, and whether no fewer would do."""
     most = max((candidates[n].ready_minutes for n in first.found.takes), default=0)
@@ -76,7 +97,9 @@ def _soonest(
     probe = 0  # the least is mostly right
     while low < high:
         within = [each for each in candidates if each.ready_minutes <= times[probe]]
-        solved = _Numbers(wanted, within, before).solve(with_reasons=False)
+        # Counted as the first was, so that the two can be compared.
+        numbers = _Numbers(wanted, within, before, keeps_alike=not first.numbers.alike, shelves=shelves)
+        solved = numbers.solve(with_reasons=False)
         if solved.values == first.values:
             high = probe
         else:
@@ -107,9 +130,11 @@ class _Numbers:
         objectives: Sequence[Objective],
         *,
         keeps_alike: bool = False,
+        shelves: Sequence[int] | None = None,
     ) -> None:
+        """`shelves`: what the fullest has of each line, where that is not among these candidates only."""
         self.wanted, self.candidates, self.objectives = wanted, candidates, objectives
-        self._keeps_alike = keeps_alike
+        self._keeps_alike, self._shelves = keeps_alike, shelves
         wants = [line.quantity for line in wanted.lines]
         columns: list[list[int]] = [[] for _ in wants]
         for n, (want, column) in enumerate(
@@ -126,8 +151,8 @@ class _Numbers:
         self.lines = sorted((n for n, need in enumerate(self.needs) if need), key=lambda n: -lacking[n])
         self.stock = list(zip(*[columns[n] for n in self.lines], strict=True)) or [()] * len(candidates)
         self.alike: dict[Objective, list[int]] = {}
-        openings = [self._openings(objective) for objective in objectives]
-        units = [self._units(objective) for objective in objectives]
+        openings = [self.openings(objective) for objective in objectives]
+        units = [self.units(objective) for objective in objectives]
         self.weights = [1] * len(objectives)
         weight = 1
         for n in range(len(objectives) - 1, -1, -1):
@@ -155,7 +180,7 @@ class _Numbers:
             summed = [[a + weight * b for a, b in zip(*both, strict=True)] for both in zip(summed, rows, strict=True)]
         return summed
 
-    def _openings(self, objective: Objective) -> list[int]:
+    def openings(self, objective: Objective) -> list[int]:
         """What it costs by an objective to use each place at all. Nothing where a parcel comes from there already."""
         candidates = self.candidates
         match objective:
@@ -173,7 +198,7 @@ class _Numbers:
             case _:
                 return [0] * len(candidates)
 
-    def _units(self, objective: Objective) -> list[list[int]] | None:
+    def units(self, objective: Objective) -> list[list[int]] | None:
         """What each unit costs by an objective; None: nothing."""
         if objective is Objective.CHEAPEST:
             grams = [line.grams for line in self.wanted.lines]
@@ -188,7 +213,7 @@ class _Numbers:
                 return None
             return [by_kind[each.place.kind] for each in self.candidates]
         if objective is Objective.FULLEST_SHELF:
-            fullest = [max((each.has[n] for each in self.candidates), default=0) for n in range(len(self.needs))]
+            fullest = self._shelves or _shelves(self.candidates, len(self.needs))
             return [list(map(int.__sub__, fullest, each.has)) for each in self.candidates]
         return None
 
@@ -209,7 +234,7 @@ class _Numbers:
         )
         found = search(problem, with_least=with_reasons)
         if self.alike and found.cost >= self.short:  # it decides which of them are not
-            alike = _Numbers(self.wanted, self.candidates, self.objectives, keeps_alike=True)
+            alike = _Numbers(self.wanted, self.candidates, self.objectives, keeps_alike=True, shelves=self._shelves)
             return alike.solve(with_reasons=with_reasons)
         in_order: list[tuple[int, list[int]]] = []
         for at, taken in found.takes.items():
@@ -226,6 +251,11 @@ class _Numbers:
             each, cost = divmod(cost, weight)
             found.append(each)
         return found
+
+
+def _shelves(candidates: Sequence[Candidate], lines: int) -> list[int]:
+    """What the fullest of them has of each line."""
+    return [max((each.has[n] for each in candidates), default=0) for n in range(lines)]
 
 
 def _metres(place: Place) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import repeat
@@ -70,9 +70,7 @@ class _Work:
 
     def __post_init__(self) -> None:
         self.left = {line.sku: line.quantity for line in self.lines}
-        self.places = sorted(
-            self.places, key=lambda p: (p.distance_metres is None, p.distance_metres or 0, p.location_id)
-        )
+        self.places = nearest_first(self.places)
 
     def apply(self, rule: Rule) -> None:
         """Brings by a rule what it can."""
@@ -233,6 +231,11 @@ class _Work:
             rule = before.rule if parcel.rule in before.rule.split(" + ") else f"{before.rule} + {parcel.rule}"
             merged[parcel.location_id] = replace(before, lines=both, rule=rule)
         return list(merged.values())
+
+
+def nearest_first(places: Iterable[Place]) -> list[Place]:
+    """The order in which places are looked at: of equal plans the first counts."""
+    return sorted(places, key=lambda p: (p.distance_metres is None, p.distance_metres or 0, p.location_id))
 
 
 def wanted_lines(lines: Sequence[tuple[str, int]]) -> list[Line]:
