@@ -390,6 +390,18 @@ async def _(stage: Stage, shop: Shop) -> Message:
     return request
 
 
+@scenario("DecideShortfall", "two whom the policy chooses bring a part each")
+async def _(stage: Stage, shop: Shop) -> Message:
+    """By what each may take on in a day: what a crash leaves in the gate must not change whom a repeat chooses."""
+    short = await rejected(shop)
+    await stage.keeper.execute("UPDATE locations SET daily_units_max = 1")
+    request = resource(short.shortfall_id)
+    request.ClearField("location_id")
+    request.kind = pb.FULFILLMENT_KIND_SHIP
+    request.ship_to.CopyFrom(ADDRESS)
+    return request
+
+
 @scenario("DecideShortfall", "another location would bring it, and has it promised", refusal="INSUFFICIENT_STOCK")
 async def _(stage: Stage, shop: Shop) -> Message:
     short = await rejected(shop)

@@ -10,6 +10,7 @@ import pytest
 
 from broken import decide, shorts, verified
 from onhand.domain.errors import InsufficientStock
+from onhand.domain.sourcing import Objective, Policy, Rule, Split
 from onhand.domain.sourcing_errors import ResourcingNotOffered
 from onhand.domain.stock import Level
 from onhand.orders.resource import resource_by_policy
@@ -68,6 +69,70 @@ async def test_one_location_brings_all_of_it_or_nobody_does(shop: Shop) -> None:
     answer = await shop.orders.decide_shortfall(anybody(short.shortfall_id), CALLER)
     assert answer.fulfillment_order.location_id == SOUTH
     assert (await shop.level(DEPOT, MILK), await shop.level(SOUTH, MILK)) == (Level(6), Level(3, 7))
+
+
+async def test_several_bring_a_part_each_where_none_has_all_of_it_and_the_policy_divides_lines(shop: Shop) -> None:
+    """onhand's own divides what is sent, and leaves one unit of each sku on the shelf while it can."""
+    order = (await shop.place({NORTH: {MILK: 9}}, pb.FULFILLMENT_KIND_SHIP)).order
+    old = order.fulfillment_orders[0].fulfillment_order_id
+    short = await rejected(shop, old)
+    await shop.count(DEPOT, {MILK: 6})
+    await shop.count(SOUTH, {MILK: 7})
+    request = anybody(short.shortfall_id)
+    answer = await shop.orders.decide_shortfall(request, CALLER)
+    assert await shop.orders.decide_shortfall(request, CALLER) == answer
+    parts = [answer.fulfillment_order, *answer.further_fulfillment_orders]
+    brought = {part.location_id: sum(line.quantity for line in part.lines) for part in parts}
+    assert (set(brought), sum(brought.values()), len(parts)) == ({DEPOT, SOUTH}, 9, 2)
+    assert {part.from_fulfillment_order_id for part in parts} == {old}
+    for place, had in ((DEPOT, 6), (SOUTH, 7)):
+        assert await shop.level(place, MILK) == Level(had - brought[place], brought[place])
+    after = await shop.order(order.order_id)
+    first = next(part for part in after.fulfillment_orders if part.fulfillment_order_id == old)
+    assert (first.state, first.lines[0].moved_quantity) == (pb.FULFILLMENT_STATE_MOVED, 9)
+    assert [s.open_quantity for s in await shorts(shop, order)] == [0]
+    kept = [row[:4] for row in await shop.fetch(KEPT)]
+    assert sorted(row[1] for row in kept) == sorted(part.fulfillment_order_id for part in parts)
+    assert (answer.pickup_code.pickup_code, list(answer.further_pickup_codes)) == ("", [])
+
+
+async def test_a_pickup_is_one_door_unless_the_policy_divides_it(shop: Shop) -> None:
+    order = (await shop.place({NORTH: {MILK: 9}})).order
+    short = await rejected(shop, order.fulfillment_orders[0].fulfillment_order_id)
+    await shop.count(DEPOT, {MILK: 6})
+    await shop.count(SOUTH, {MILK: 7})
+    assert (await refused(shop.orders.decide_shortfall(anybody(short.shortfall_id), CALLER))).reason == (
+        "RESOURCING_NOT_OFFERED"
+    )
+    rule = Rule(name="any", split=Split.UNITS, objectives=(Objective.FEWEST_PARCELS,))
+    shop.app.sourcing.policy = Policy(name="doors", rules=(rule,))
+    answer = await shop.orders.decide_shortfall(anybody(short.shortfall_id), CALLER)
+    codes = [answer.pickup_code, *answer.further_pickup_codes]
+    parts = [answer.fulfillment_order, *answer.further_fulfillment_orders]
+    assert [code.fulfillment_order_id for code in codes] == [part.fulfillment_order_id for part in parts]
+    assert len({code.pickup_code for code in codes} - {""}) == 2
+
+
+async def test_two_parts_are_taken_over_together_or_not_at_all(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two locations one has its part no more: then the other one's units are free again."""
+    order = (await shop.place({NORTH: {MILK: 9}}, pb.FULFILLMENT_KIND_SHIP)).order
+    short = await rejected(shop, order.fulfillment_orders[0].fulfillment_order_id)
+    await shop.count(DEPOT, {MILK: 6})
+    await shop.count(SOUTH, {MILK: 7})
+    plan = shop.app.sourcing.plan
+
+    async def late(*lines: Any, **more: Any) -> Any:
+        planned = await plan(*lines, **more)
+        if not more["is_of_one"] and planned.plan.is_complete:
+            await shop.reserve({SOUTH: {MILK: 5}})
+        return planned
+
+    monkeypatch.setattr(shop.app.sourcing, "plan", late)
+    assert isinstance(
+        await refused(shop.orders.decide_shortfall(anybody(short.shortfall_id), CALLER)), ResourcingNotOffered
+    )
+    await shop.reserve({DEPOT: {MILK: 6}})  # nobody holds anything there
+    assert (await shop.fetch(KEPT), [s.open_quantity for s in await shorts(shop, order)]) == ([], [9])
 
 
 async def test_where_the_chosen_one_has_it_no_more_another_is_chosen(

@@ -100,7 +100,8 @@ async def carry_out(tx: Transaction, move: Move, caller: Caller) -> pb.PickupCod
     if is_rejected or any(tx.short(position) for position in work.positions(numbers)):
         absent = await shortfalls.give_up(tx, going, ShortfallEnd.RESOURCED, work.order.document)
     lines = [(unit.line_number, unit.sku, unit.quantity) for unit in work.units]
-    taken = await resource.take_over(tx, work, move.location_id, move.kind, lines, move.ship_to, caller, "ORDER_MOVED")
+    parts = [(move.location_id, lines)]
+    (taken,) = await resource.take_over(tx, work, parts, move.kind, move.ship_to, caller, "ORDER_MOVED")
     await tx.post(
         [
             work.movement(number, there, Bucket.AVAILABLE, "ORDER_MOVED", caller.actor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,9 +88,9 @@ class TakenOver:
 
 @dataclass(frozen=True)
 class Choice:
-    """Who is to bring units instead. `plan`: how sourcing came to it; None where somebody named the location."""
+    """Who is to bring how many units instead. `plan`: how sourcing came to it; None where somebody named the location."""
 
-    location_id: str
+    units: Mapping[str, int]
     plan: Plan | None = None
 
 
@@ -98,15 +99,24 @@ async def choose(
 ) -> Choice | None:
     """Where what is short comes from instead, never from what is excluded: `given`, or else whom the policy chooses.
 
-    As near as can be to where it was to come from. None: `given` is excluded, or nobody may and can bring all of it.
+    As near as can be to where it was to come from: one location if any brings all of it, else several, where the policy
+    divides lines. None: `given` is excluded, or they may not or cannot bring all of it.
     """
     if given:
-        return None if given in excluded else Choice(given)
+        return None if given in excluded else Choice({given: short["open_quantity"]})
     wanted = [(short["sku"], short["open_quantity"])]
-    plan, _ = await sourcing.plan(
-        wanted, method=kind, channel=short["channel"], position=position_of(short), excluded=excluded, is_of_one=True
-    )
-    return Choice(plan.parcels[0].location_id, plan) if plan.is_complete else None
+    for is_of_one in (True, False):
+        plan, _ = await sourcing.plan(
+            wanted,
+            method=kind,
+            channel=short["channel"],
+            position=position_of(short),
+            excluded=excluded,
+            is_of_one=is_of_one,
+        )
+        if plan.is_complete:
+            return Choice({parcel.location_id: sum(parcel.lines.values()) for parcel in plan.parcels}, plan)
+    return None
 
 
 def position_of(short: Any) -> tuple[float, float] | None:
@@ -117,7 +127,7 @@ def position_of(short: Any) -> tuple[float, float] | None:
 async def resource_by_policy(
     ledger: Ledger, decreases: Decreases, sourcing: Sourcing, shortfall_id: UUID, *, request_id: str, caller: Caller
 ) -> pb.DecideShortfallResponse:
-    """Has the policy choose who brings all that is open of a shortfall, for jobs; once by request_id.
+    """Has the policy choose who brings all that is open of a shortfall, one or several, for jobs; once by request_id.
 
     As DecideShortfall with RESOURCE and no location_id: raises ResourcingNotOffered where nobody brings it, ShortfallNotToDecide
     where it is not to be decided (it is over, or to be counted first), ShortfallNotFound, GateUnavailable, LedgerUnavailable; and
@@ -150,7 +160,7 @@ async def resource_shortfall(
         by = kind or FulfillmentKind(short["kind"])
         choice = await choose(sourcing, request.location_id, short, by, excluded)
         if choice is not None:
-            return [(choice.location_id, [(short["sku"], short["open_quantity"])])]
+            return [(at, [(short["sku"], units)]) for at, units in sorted(choice.units.items())]
         if request.location_id:
             raise LocationExcluded(str(short["fulfillment_order_id"]), request.location_id)
         decide_to_resource(str(shortfall_id), ShortfallStep(short["next_step"]))
@@ -160,7 +170,7 @@ async def resource_shortfall(
         short = await read_short(tx.connection, shortfall_id)
         held["work"] = await lock_work(tx, short["fulfillment_order_id"])
         if choice is not None:
-            await hold_days(tx, [choice.location_id])
+            await hold_days(tx, list(choice.units))
 
     async def work(tx: Transaction, overdrawn: Overdrawn) -> pb.DecideShortfallResponse:
         return await _resource(tx, shortfall_id, held["work"], choice, request, kind, caller, sourcing.policy.name)
@@ -197,23 +207,27 @@ async def _resource(
     if short["fulfillment_order_id"] != work.fulfillment.fulfillment_order_id:
         raise ClaimRefused  # it went to another part of the work meanwhile: look again
     line, sku, place = short["line_number"], short["sku"], short["location_id"]
-    await tx.lock_levels([(place, sku), *([] if choice is None else [(choice.location_id, sku)])])
+    targets = {} if choice is None else choice.units
+    await tx.lock_levels([(place, sku), *((at, sku) for at in targets)])
     short = await read_short(tx.connection, shortfall_id)
-    quantity = short["open_quantity"]
     decide_to_resource(str(shortfall_id), ShortfallStep(short["next_step"]))
-    if choice is None or not tx.covers({(choice.location_id, sku): quantity}):
+    is_all = sum(targets.values()) == short["open_quantity"]
+    if choice is None or not is_all or not tx.covers({(at, sku): units for at, units in targets.items()}):
         raise ClaimRefused  # it is another number by now: look and claim again
-    target = choice.location_id
-    taken = await take_over(
-        tx, work, target, kind or work.fulfillment.kind, [(line, sku, quantity)], request.ship_to, caller
-    )
+    parts = [(at, [(line, sku, units)]) for at, units in targets.items()]
+    taken = await take_over(tx, work, parts, kind or work.fulfillment.kind, request.ship_to, caller)
     if choice.plan is not None:
-        await keep_take_over(tx, work.order.order_id, taken.fulfillment_order_id, choice.plan, policy)
+        for part in taken:
+            await keep_take_over(tx, work.order.order_id, part.fulfillment_order_id, choice.plan, policy)
     await shortfalls.end_one(tx, shortfall_id, ShortfallEnd.RESOURCED, work.order.document)
+    brought = [await read_fulfillment_order(tx.connection, part.fulfillment_order_id) for part in taken]
+    codes_of = [pickup_code(part) for part in taken]
     return pb.DecideShortfallResponse(
         shortfall=await listed(tx.connection, shortfall_id),
-        fulfillment_order=await read_fulfillment_order(tx.connection, taken.fulfillment_order_id),
-        pickup_code=pickup_code(taken),
+        fulfillment_order=brought[0],
+        pickup_code=codes_of[0],
+        further_fulfillment_orders=brought[1:],
+        further_pickup_codes=[code for code in codes_of[1:] if code is not None],
     )
 
 
@@ -231,53 +245,45 @@ def pickup_code(taken: TakenOver) -> pb.PickupCode | None:
 async def take_over(
     tx: Transaction,
     work: Work,
-    location_id: str,
+    parts: Sequence[tuple[str, Lines]],
     kind: FulfillmentKind,
-    lines: Lines,
     ship_to: pb.Address,
     caller: Caller,
     reason_code: str = "ORDER_RESOURCED",
-) -> TakenOver:
-    """Gives units of work, whose order is locked, to a location whose units were claimed for it and whose levels are locked.
+) -> list[TakenOver]:
+    """Gives units of work, whose order is locked, to locations whose units were claimed for it and whose levels are locked.
 
-    The location's day is held too (hold_days). What becomes of the units at the old location is the caller's. Raises
-    FulfillmentNotOffered, LocationAtCapacity, ShipToMissing, IllegalTransition.
+    `parts`: (location_id, lines), a location once. Their days are held too (hold_days). What becomes of the units at the old
+    location is the caller's. Raises FulfillmentNotOffered, LocationAtCapacity, ShipToMissing, IllegalTransition.
     """
     order, old = work.order, work.fulfillment
-    moved = {number: quantity for number, _, quantity in lines}
+    moved = Counter[int]()
+    for _, lines in parts:
+        moved.update({number: quantity for number, _, quantity in lines})
     state = work.after(Step.MOVE)
-    if refused := await store.not_offered(tx.connection, [(location_id, kind)]):
+    if refused := await store.not_offered(tx.connection, [(at, kind) for at, _ in parts]):
         raise FulfillmentNotOffered(*refused)
-    await take_on(tx, order.order_id, {location_id: sum(moved.values())})
+    await take_on(tx, order.order_id, {at: sum(quantity for _, _, quantity in lines) for at, lines in parts})
     await set_address(tx, order, kind, ship_to)
-    code = codes.new_pickup_code() if kind is FulfillmentKind.PICKUP else ""
-    salt, code_hash = codes.salted(code) if code else (None, None)
-    new = store.Fulfillment(new_id(), location_id, kind, INITIAL[kind], salt, code_hash, 0)
-    await write_take_over(tx, work, new, lines, moved)
+    codes_of = [codes.new_pickup_code() if kind is FulfillmentKind.PICKUP else "" for _ in parts]
+    new = []
+    for (at, _), code in zip(parts, codes_of, strict=True):
+        salt, code_hash = codes.salted(code) if code else (None, None)
+        new.append(store.Fulfillment(new_id(), at, kind, INITIAL[kind], salt, code_hash, 0))
+    await write_take_over(tx, work, [(part, lines) for part, (_, lines) in zip(new, parts, strict=True)], moved)
     changes: dict[UUID, FulfillmentState] = {}
     if all(unit.quantity == moved.get(unit.line_number, 0) for unit in work.units):
         changes[old.fulfillment_order_id] = state
-    emit_lines = [{"line_number": n, "sku": sku, "quantity": quantity} for n, sku, quantity in lines]
-    data = {"from_fulfillment_order_id": str(old.fulfillment_order_id), "lines": emit_lines}
-    emit(tx, order, new, "requested", new.state, caller, data)
-    await settle(tx, order, [*work.fulfillments, new], changes, caller)
-    await tx.post(
-        [
-            Movement(
-                location_id,
-                sku,
-                quantity,
-                Bucket.AVAILABLE,
-                Bucket.ALLOCATED,
-                reason_code,
-                order.document,
-                order.channel,
-                caller.actor,
-            )
-            for _, sku, quantity in lines
-        ]
-    )
-    return TakenOver(new.fulfillment_order_id, location_id, code)
+    for part, (_, lines) in zip(new, parts, strict=True):
+        emit_lines = [{"line_number": n, "sku": sku, "quantity": quantity} for n, sku, quantity in lines]
+        data = {"from_fulfillment_order_id": str(old.fulfillment_order_id), "lines": emit_lines}
+        emit(tx, order, part, "requested", part.state, caller, data)
+    await settle(tx, order, [*work.fulfillments, *new], changes, caller)
+    ways = Bucket.AVAILABLE, Bucket.ALLOCATED, reason_code, order.document, order.channel, caller.actor
+    await tx.post([Movement(at, sku, quantity, *ways) for at, lines in parts for _, sku, quantity in lines])
+    return [
+        TakenOver(part.fulfillment_order_id, part.location_id, code) for part, code in zip(new, codes_of, strict=True)
+    ]
 
 
 async def set_address(tx: Transaction, order: LockedOrder, kind: FulfillmentKind, ship_to: pb.Address) -> None:
@@ -291,26 +297,27 @@ async def set_address(tx: Transaction, order: LockedOrder, kind: FulfillmentKind
 
 @step("ledger.take_over")
 async def write_take_over(
-    tx: Transaction, work: Work, new: store.Fulfillment, lines: Lines, moved: Mapping[int, int]
+    tx: Transaction, work: Work, parts: Sequence[tuple[store.Fulfillment, Lines]], moved: Mapping[int, int]
 ) -> None:
-    """Writes that another fulfillment order brings units."""
+    """Writes that other fulfillment orders bring units."""
     old = work.fulfillment.fulfillment_order_id
     await store.unpack(tx.connection, [work.fulfillment])
     await tx.connection.execute(MOVE_PARTS, old, list(moved), list(moved.values()))
-    await tx.connection.execute(
-        TAKE_OVER,
-        new.fulfillment_order_id,
-        work.order.order_id,
-        new.location_id,
-        new.kind.value,
-        new.state.value,
-        new.code_salt,
-        new.code_hash,
-        old,
-        [n for n, _, _ in lines],
-        [sku for _, sku, _ in lines],
-        [quantity for _, _, quantity in lines],
-    )
+    for new, lines in parts:
+        await tx.connection.execute(
+            TAKE_OVER,
+            new.fulfillment_order_id,
+            work.order.order_id,
+            new.location_id,
+            new.kind.value,
+            new.state.value,
+            new.code_salt,
+            new.code_hash,
+            old,
+            [n for n, _, _ in lines],
+            [sku for _, sku, _ in lines],
+            [quantity for _, _, quantity in lines],
+        )
 
 
 async def read_short(connection: Connection, shortfall_id: UUID) -> Any:

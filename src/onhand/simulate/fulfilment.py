@@ -258,6 +258,11 @@ async def mend(town: Town) -> None:
         decide.ship_to.CopyFrom(ADDRESS)
     decided = await town.change("orders", "DecideShortfall", decide)
     if decided.outcome == OK and decided.answer.HasField("fulfillment_order"):
-        town.keep(town.work, Work(decided.answer.fulfillment_order, decided.answer.pickup_code.pickup_code))
+        answer = decided.answer
+        codes = {
+            code.fulfillment_order_id: code.pickup_code for code in (answer.pickup_code, *answer.further_pickup_codes)
+        }
+        for work in (answer.fulfillment_order, *answer.further_fulfillment_orders):
+            town.keep(town.work, Work(work, codes.get(work.fulfillment_order_id, "")))
     elif decided.reason == "INSUFFICIENT_STOCK":
         town.keep(town.shorts, short)

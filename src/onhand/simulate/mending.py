@@ -112,18 +112,19 @@ class Mending(Refilling):
         )
         if isinstance(answer, str):
             return False
-        work = answer.fulfillment_order
-        brings = [(line.sku, line.quantity) for line in work.lines]
-        is_other = work.location_id == place if place else work.location_id != short.location_id
-        self.check(
-            is_other, f"{work.location_id} took over from {short.location_id} what {place or 'any'} was asked for"
-        )
-        self.check(brings == [(short.sku, short.open_quantity)], f"{brings} was taken over, not {short.open_quantity}")
+        parts = [answer.fulfillment_order, *answer.further_fulfillment_orders]
+        places = {work.location_id for work in parts}
+        is_other = places == {place} if place else short.location_id not in places
+        self.check(is_other, f"{places} took over from {short.location_id} what {place or 'any'} was asked for")
+        brings = [(work.location_id, line.sku, line.quantity) for work in parts for line in work.lines]
+        is_all = {sku for _, sku, _ in brings} == {short.sku} and sum(n for *_, n in brings) == short.open_quantity
+        self.check(is_all, f"{brings} was taken over, not {short.open_quantity}")
         self.check(answer.shortfall.open_quantity == 0, "what was taken over is still short")
-        for sku, units in brings:
-            self.moved(work.location_id, sku, Flow.TAKEN_OVER, units)
-        if answer.pickup_code.pickup_code:
-            self.codes[work.fulfillment_order_id] = answer.pickup_code.pickup_code
+        for location_id, sku, units in brings:
+            self.moved(location_id, sku, Flow.TAKEN_OVER, units)
+        for code in (answer.pickup_code, *answer.further_pickup_codes):
+            if code.pickup_code:
+                self.codes[code.fulfillment_order_id] = code.pickup_code
         return True
 
     async def _cancel(self, order: order_pb2.Order, short: order_pb2.Shortfall, refund: int) -> None:

@@ -148,15 +148,16 @@ def _decided(request: Any, answer: Any, did: Did) -> Effect:
     effect: Effect = Counter()
     if request.decision != order_pb2.SHORTFALL_DECISION_RESOURCE:
         return effect
-    work = answer.fulfillment_order
-    for number, quantity in held(work).items():
-        effect[work.location_id, _skus(work)[number], "available", ALLOCATED] += quantity
-        # As many as stopped being short.
-        if quantity != did.absent()[number]:
+    brought = Counter[int]()
+    for work in (answer.fulfillment_order, *answer.further_fulfillment_orders):
+        for number, quantity in held(work).items():
+            effect[work.location_id, _skus(work)[number], "available", ALLOCATED] += quantity
+            brought[number] += quantity
+        if request.location_id and work.location_id != request.location_id:
             effect[WRONG] += 1
-    if request.location_id and work.location_id != request.location_id:
-        effect[WRONG] += 1
-    return effect
+    # As many as stopped being short.
+    effect[WRONG] += sum(quantity != did.absent()[number] for number, quantity in brought.items())
+    return +effect
 
 
 def _substituted(request: Any, answer: Any, did: Did) -> Effect:
