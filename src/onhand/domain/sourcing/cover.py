@@ -31,7 +31,7 @@ def closed(count: int, locations: Iterable[tuple[int, int]], nobody: int) -> lis
     for _ in range(count):
         # Who brings a set with a line brings it without. The lowest bit goes to the top: after all of them each is in its place.
         without, with_it = least[0::2], least[1::2]
-        least = [*map(min, without, with_it), *with_it]
+        least = [a if a < b else b for a, b in zip(without, with_it, strict=True)] + with_it
     return least
 
 

@@ -79,6 +79,10 @@ class _Search:
         if problem.more_max == 1 or len(self._closed) == 1 or self._best_cost <= self._base + two:
             return self._found(self._best_cost)  # whatever uses two more costs more
         unmet = self._unmet(self._held)
+        if not self._with_least and not any(problem.opening):
+            self._try_fullest(unmet)
+            if self._best_cost == self._base:
+                return self._found(self._best_cost)  # nothing is missing, and nothing costs anything
         self._touching = touching(problem, self._closed)
         self._try([*self._opened, *sorted(set(self._touching.locations(problem.more_max, unmet)))])
         if not self._touching.is_all and not self._opened:
@@ -119,6 +123,20 @@ class _Search:
             for n, at in enumerate(self._closed):
                 costs[n] += sum(map(int.__mul__, per_unit[at], self._stock[at]))
         self._try([self._closed[costs.index(min(costs))]])
+
+    def _try_fullest(self, unmet: int) -> None:
+        """Adds the location that brings most of the lines that are missing, while there is one."""
+        sets = [sum(compress(self._bits, self._stock[at])) for at in self._closed]
+        used = list(self._opened)
+        for _ in range(self._problem.more_max):
+            helps = [(lines & unmet).bit_count() for lines in sets]
+            most = max(helps)
+            if not most:
+                break
+            n = helps.index(most)
+            used.append(self._closed[n])
+            unmet &= ~sets[n]
+        self._try(used)
 
     def _try_greedily(self) -> None:
         """Adds the location that makes the plan cheapest, as long as one does."""

@@ -118,8 +118,8 @@ class Covers(Tables):
 
     def _work_out(self, lines: int, count: int | None) -> _Way:
         rarest = lines & -lines
-        single, given_up = self._single, self._give_up[rarest]
-        best, parcels, who, left = single[lines], 1, self._who[lines], 0
+        given_up = self._give_up[rarest]
+        best, parcels, who, left = self._single[lines], 1, self._who[lines], 0
         if count == 0 or best >= given_up:
             way = self._then(count, lines ^ rarest)
             if count == 0 or given_up + way.cost < best:
@@ -127,7 +127,7 @@ class Covers(Tables):
         if count == 0:
             return _Way(best, parcels, who, left)
         fewer = None if count is None else count - 1
-        one = self._cheapest
+        single, every, one = self._single, self._any, self._cheapest
         two = one + one
         for cost, others, at in self._of_line[rarest]:
             if cost + one >= best:
@@ -135,9 +135,11 @@ class Covers(Tables):
             rest = lines & others
             alone = single[rest]
             if cost + (alone if alone < two else two) < best:
-                way = self._then(fewer, rest)
-                if cost + way.cost < best:
-                    best, parcels, who, left = cost + way.cost, 1 + way.parcels, at, rest
+                # The way itself where it is known: most of them are.
+                known = every[rest] if fewer is None else None
+                way = self._then(fewer, rest) if known is None else known
+                if cost + way[0] < best:
+                    best, parcels, who, left = cost + way[0], 1 + way[1], at, rest
         return _Way(best, parcels, who, left)
 
     def _then(self, count: int | None, lines: int) -> _Way:
