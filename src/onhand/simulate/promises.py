@@ -59,7 +59,8 @@ def _check_wait(call: Call, until: dict[str, float], wall_offset: float, finding
     if call.kind == "ExtendPickupHold":
         findings.checked("extended_holds")
         told = call.answer.fulfillment_order.hold_end_time
-        if told.ToNanoseconds() < call.request.hold_end_time.ToNanoseconds():
+        # The ledger's times have microseconds.
+        if told.ToMicroseconds() < call.request.hold_end_time.ToMicroseconds():
             findings.add(LOST, "goods wait for a shorter time than was asked for", *call.told())
     if call.kind == "MarkNoShow" and call.request.only_if_due:
         findings.checked("no_shows_that_were_due")
