@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from machine import transfer_model
-from machine.model import Fields, Refused, given_id, invalid
+from machine.model import Fields, Refused, given_id, invalid, summed
 from machine.shortfall_model import Shortfall
 
 
@@ -16,7 +16,7 @@ class Model(transfer_model.Model):
     def unpick_fulfillment_order(self, given: Any, fulfillment_order_id: str) -> Fields:
         """PICKED or READY_FOR_PICKUP -> ACCEPTED: the goods stay promised."""
         work = self.must_allow(fulfillment_order_id, "UNPICK")
-        work.state = "ACCEPTED"
+        work.state, work.parcels, work.waits_until = "ACCEPTED", [], 0
         return {"fulfillment_order": self.work(fulfillment_order_id)}
 
     def mark_arrived(self, given: Any, fulfillment_order_id: str, spot: str, note: str) -> Fields:
@@ -24,6 +24,52 @@ class Model(transfer_model.Model):
         work = self.must_allow(fulfillment_order_id, "ARRIVE")
         work.arrival = {"spot": spot, "note": note}
         return {"fulfillment_order": self.work(fulfillment_order_id)}
+
+    def extend_pickup_hold(self, given: Any, fulfillment_order_id: str, hold_end_time: int) -> Fields:
+        """READY_FOR_PICKUP for longer, never for a shorter time: how long the location waits by itself, only onhand knows."""
+        work = self.must_allow(fulfillment_order_id, "EXTEND_HOLD")
+        told = given_id(given, "fulfillment_order", "hold_end_time")
+        assert given is None or told >= max(hold_end_time, work.waits_until), (told, hold_end_time, work.waits_until)
+        if told != "?" and work.waits_until:
+            assert told == max(hold_end_time, work.waits_until), (told, hold_end_time, work.waits_until)
+        work.waits_until = told
+        return {"fulfillment_order": self.work(fulfillment_order_id)}
+
+    def pack_fulfillment_order(self, given: Any, fulfillment_order_id: str, parcels: list[Fields]) -> Fields:
+        """What is picked is put into parcels, which it leaves in; packed anew, it is in these only."""
+        packed = dict[int, int]()
+        for index, parcel in enumerate(parcels):
+            numbers = [line["line_number"] for line in parcel["lines"]]
+            if len(set(numbers)) < len(numbers):
+                raise invalid(f"parcels[{index}].lines")
+            for line in parcel["lines"]:
+                packed[line["line_number"]] = packed.get(line["line_number"], 0) + line["quantity"]
+        work, held = self.must_allow(fulfillment_order_id, "PACK"), self._held(fulfillment_order_id)
+        for number, quantity in packed.items():
+            if quantity > held.get(number, 0):
+                raise Refused(
+                    "FULFILLMENT_LINE_EXCEEDED",
+                    fulfillment_order_id=fulfillment_order_id,
+                    step="PACK",
+                    line_number=number,
+                    requested=quantity,
+                    there=held.get(number, 0),
+                )
+        work.parcels = [{"carrier": "", "tracking_reference": ""} for _ in parcels]
+        if given is not None and len(parcels) == 1 and packed == held:
+            work.parcels[0]["shipment_id"] = given_id(given, "fulfillment_order", "shipments", 0, "shipment_id")
+        return {"fulfillment_order": self.work(fulfillment_order_id)}
+
+    def return_to_supplier(self, given: Any, location_id: str, lines: list[Fields], reference_document: str) -> Fields:
+        """quarantine -> supplier, each sku once."""
+        total = summed(lines)
+        self.must_know_place(location_id)
+        self.must_know_sku(total)
+        self._must_hold(location_id, list(total.items()))
+        for sku, quantity in total.items():
+            self.move(location_id, sku, quantity, "QUARANTINE", "SUPPLIER", "RETURN_TO_SUPPLIER", "")
+            del self.movements[location_id][-1]["reference_document"]  # only onhand knows which return it was
+        return {"lines": [{"sku": sku, "quantity": quantity} for sku, quantity in total.items()]}
 
     def mark_no_show(self, given: Any, fulfillment_order_id: str) -> Fields:
         """READY_FOR_PICKUP -> NO_SHOW: the money goes back, the goods stand aside."""
@@ -99,6 +145,7 @@ class Model(transfer_model.Model):
         work = self.must_allow(fulfillment_order_id, "REJECT")
         wanted = self._wanted(fulfillment_order_id, asked)
         document, rejected, missing = f"order/{work.order_id}", [], set()
+        work.parcels = []
         for n, (reason, units) in enumerate(wanted.items()):
             grown = {
                 (work.place, work.skus[number]): self._take_out(fulfillment_order_id, reason, number, quantity)

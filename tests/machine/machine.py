@@ -75,6 +75,14 @@ class Stock(Base):
             reason_code="INSPECTED",
         )
 
+    @rule(n=servers, place=places, what=quantities_of, is_there=st.booleans())
+    def return_to_supplier(self, n: int, place: str, what: dict[str, int], is_there: bool) -> None:
+        """Goods that wait for it; or that do not."""
+        if is_there:
+            for sku, quantity in what.items():
+                self.adjust(n, place, sku, "QUARANTINE", quantity)
+        self.call(n, "ReturnToSupplier", location_id=self.place(place), lines=self.lines(what))
+
     @rule(n=servers, place=places, counted=st.dictionaries(skus, st.integers(0, 12), min_size=1, max_size=2))
     def count(self, n: int, place: str, counted: dict[str, int]) -> None:
         sheet = [{"sku": self.sku(sku), "counted_quantity": quantity} for sku, quantity in counted.items()]

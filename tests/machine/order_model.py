@@ -394,12 +394,15 @@ class Model(Shop):
         return self._advance(fulfillment_order_id, "DELIVER")
 
     def ship_fulfillment_order(
-        self, given: Any, fulfillment_order_id: str, carrier: str, tracking_reference: str
+        self, given: Any, fulfillment_order_id: str, carrier: str, tracking_reference: str, shipment_id: str
     ) -> Fields:
-        """PICKED -> SHIPPED, in a parcel."""
-        self.must_allow(fulfillment_order_id, "SHIP").parcels.append(
-            {"carrier": carrier, "tracking_reference": tracking_reference}
-        )
+        """PICKED -> SHIPPED, in a parcel: in the one that all of it is packed in, if it is packed."""
+        work = self.must_allow(fulfillment_order_id, "SHIP")
+        if work.parcels and not shipment_id:
+            raise Refused("PARCEL_NOT_NAMED", fulfillment_order_id=fulfillment_order_id, parcels=len(work.parcels))
+        work.parcels = [{"carrier": carrier, "tracking_reference": tracking_reference}]
+        if shipment_id:
+            work.parcels[0]["shipment_id"] = shipment_id
         return self._advance(fulfillment_order_id, "SHIP")
 
     def hand_over_fulfillment_order(
@@ -485,6 +488,7 @@ class Model(Shop):
         for (i, number, n), gone in zip(plan, absent, strict=True):
             work = self.works[i]
             work.lines[number][1] += n
+            work.parcels = []
             place, sku, document = work.place, work.skus[number], f"order/{order_id}"
             self.move(place, sku, n - gone, "ALLOCATED", "AVAILABLE", "ORDER_CANCELLED", document, order.channel)
             grown[place, sku] = grown.get((place, sku), 0) + n - gone

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import hypothesis.strategies as st
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 from hypothesis.stateful import multiple, rule
 
@@ -236,6 +238,8 @@ class Orders(Base):
         fields: dict[str, Any] = {}
         if step == "SHIP":
             fields = {"carrier": "UPS", "tracking_reference": "1Z"}
+            for parcel in self.model.works[work].parcels[:1]:
+                fields["shipment_id"] = parcel.get("shipment_id", "")
         elif step == "HAND_OVER":
             fields = {"pickup_code": self.model.works[work].code or "NONE"}
         self.call(n, RPCS[step], fulfillment_order_id=work, **fields)
@@ -262,6 +266,46 @@ class Orders(Base):
         """Somebody does not know the code."""
         for code in codes:
             self.call(n, "HandOverFulfillmentOrder", fulfillment_order_id=self.work_of(order, part), pickup_code=code)
+
+    @rule(
+        n=servers,
+        order=orders,
+        part=parts,
+        is_picked=st.sampled_from((True, True, False)),
+        how=st.sampled_from(("one", "one", "two", "more than there is")),
+        is_sent=st.booleans(),
+    )
+    def pack(self, n: int, order: str, part: int, is_picked: bool, how: str, is_sent: bool) -> None:
+        """Into a parcel, or some units into one each; then it leaves, as far as that is clear."""
+        work = self.work_of(order, part)
+        known = self.model.works[work]
+        if is_picked and known.kind == "SHIP" and known.state in WAYS["SHIP"][:2]:
+            self.work_on(n, order, part, 2 - WAYS["SHIP"].index(known.state))
+        lines = [
+            {"line_number": number, "quantity": (quantity - cancelled or 1) + (how == "more than there is")}
+            for number, (quantity, cancelled) in known.lines.items()
+        ]
+        units = [{"lines": [{"line_number": number, "quantity": 1}]} for number in known.lines for _ in range(2)]
+        parcels = units if how == "two" else [{"lines": lines}]
+        self.call(n, "PackFulfillmentOrder", fulfillment_order_id=work, parcels=parcels)
+        if is_sent:
+            self.step(n, work, "SHIP")
+
+    @rule(
+        n=servers,
+        order=orders,
+        part=parts,
+        is_ready=st.booleans(),
+        days=st.lists(st.integers(1, 20), min_size=1, max_size=2),
+    )
+    def hold_longer(self, n: int, order: str, part: int, is_ready: bool, days: list[int]) -> None:
+        """The customer comes later; or sooner, which changes nothing."""
+        work = self.work_of(order, part)
+        if is_ready and self.model.works[work].state in WAYS["PICKUP"][:3]:
+            self.work_on(n, order, part, 3 - WAYS["PICKUP"].index(self.model.works[work].state))
+        for later in days:
+            until = Timestamp(seconds=int(time.time()) + later * 24 * 3600)
+            self.call(n, "ExtendPickupHold", fulfillment_order_id=work, hold_end_time=until)
 
     @rule(n=servers, order=orders, part=parts, do=st.sampled_from(("UnpickFulfillmentOrder", "MarkArrived")))
     def wait(self, n: int, order: str, part: int, do: str) -> None:

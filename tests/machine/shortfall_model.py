@@ -33,6 +33,8 @@ class Work:
     failures: int = 0
     attempts: set[tuple[str, str]] = field(default_factory=set)
     parcels: list[dict[str, Any]] = field(default_factory=list)
+    waits_until: int = 0
+    """Until when it is held for its customer at least, in microseconds; 0 where nobody asked for it."""
     arrival: dict[str, str] | None = None
     reason: str = "UNSPECIFIED"
     """Why its location rejected it."""

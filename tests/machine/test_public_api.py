@@ -27,13 +27,11 @@ STEPS = int(os.environ.get("ONHAND_MACHINE_STEPS", "30"))
 
 TESTS = Path(__file__).parents[1]
 NOT_PLAYED = {
-    "ExtendPickupHold": "orders/test_waiting.py",
     "SubstituteLine": "orders/test_substitute.py",
     **dict.fromkeys(
         ("OfferSubstitute", "AcceptSubstituteOffer", "DeclineSubstituteOffer", "WithdrawSubstituteOffer"),
         "orders/test_offers.py",
     ),
-    "PackFulfillmentOrder": "orders/test_ship.py",
     "ApplyOrderChange": "orders/test_change.py",
     "SourceReservation": "sourcing/test_source_reservation.py",
     "SettleRefund": "payments/test_checkouts.py",
@@ -42,7 +40,6 @@ NOT_PLAYED = {
     **dict.fromkeys(("AuthorizeReturn", "CancelReturnAuthorization", "ReceiveReturn"), "returns/test_mail.py"),
     "CreateBlindReturn": "returns/test_blind.py",
     "CreateExchange": "returns/test_exchange.py",
-    "ReturnToSupplier": "returns/test_to_supplier.py",
     **dict.fromkeys(
         (
             "CreateAdvanceNotice",
