@@ -43,10 +43,12 @@ def test_of_every_20_of_a_kind_as_many_go_another_way_as_the_rates_say() -> None
             Twist.PARTLY_TAKEN: 1, Twist.CHANGED: 2,
         }  # fmt: skip
         assert sum(bool(play.backorder_limits) for play in block) == 5
+        assert (sum(play.is_late for play in block), sum(play.has_lost_code for play in block)) == (2, 2)
     for block in blocks(Kind.SHIPMENT):
         assert Counter(play.twist for play in block) == {Twist.NONE: 15, Twist.REJECTED: 4, Twist.UNDELIVERED: 1}
     for block in blocks(Kind.SALE):
         assert (sum(play.is_refilled for play in block), sum(play.has_blind_return for play in block)) == (1, 1)
+        assert sum(play.is_counted for play in block) == 1
     for block in blocks(Kind.SALE, Kind.PICKUP, Kind.SHIPMENT):
         assert Counter(play.after for play in block) == {After.NOTHING: 17, After.RETURNED: 2, After.EXCHANGED: 1}
         assert sum(play.has_gift_card for play in block) == 2

@@ -65,6 +65,12 @@ def test_every_basket_of_a_replay_has_an_outcome_and_the_ledger_agrees(servers: 
     assert report["besides"]["changed"] == twists[Twist.CHANGED]
     assert report["blind_returns"] > 0
     assert report["transfers"] > 0
+    besides = report["besides"]
+    counted = besides["counts"] + besides["counts_outdated"]
+    assert counted == sum(play.is_counted for play in plays) >= besides["recounts"] > 0
+    assert besides["held_longer"] > 0
+    assert besides["handed_over_by_identity"] > 0
+    assert _ledger(servers, "SELECT count(*) FROM identity_checks")[0][0] == besides["handed_over_by_identity"]
     assert report["captured"]["minor"] > report["refunded"]["minor"] > 0
     assert report["money"]["gift_cards"]["came_back"]["minor"] >= 0
     assert report["audit"]["positions_followed"] > 0

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import Message
@@ -19,10 +19,6 @@ from google.rpc import error_details_pb2, status_pb2
 from onhand.simulate.calls import DETAILS_KEY, Stubs
 from onhand.simulate.history import OK, REFUSED, UNKNOWN, History
 from onhand.v1 import inventory_pb2
-from onhand.v1.counting_pb2_grpc import CountServiceStub
-
-if TYPE_CHECKING:
-    from onhand.v1.counting_pb2_grpc import CountServiceAsyncStub
 
 DEADLINES_SECONDS = (2.0, 3.0, 5.0)
 """How long attempts wait; each draws one."""
@@ -68,21 +64,13 @@ class Result(NamedTuple):
     server: int
 
 
-class Services(Stubs):
-    """All of them."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        super().__init__(channel)
-        self.counts: CountServiceAsyncStub = CountServiceStub(channel)
-
-
 class Caller:
     """The calls of one client process."""
 
     def __init__(self, targets: Sequence[str], history: History, chance: random.Random) -> None:
         self._targets = list(targets)
         self._channels = [grpc.aio.insecure_channel(target, options=_OPTIONS) for target in targets]
-        self._stubs = [Services(channel) for channel in self._channels]
+        self._stubs = [Stubs(channel) for channel in self._channels]
         self._history = history
         self._chance = chance
         self._in_flight = asyncio.Semaphore(IN_FLIGHT_MAX)
@@ -242,7 +230,7 @@ class Caller:
 
 
 async def _reserve_many(
-    stubs: Services, requests: Sequence[inventory_pb2.ReserveRequest], seconds: float, *, is_streamed: bool
+    stubs: Stubs, requests: Sequence[inventory_pb2.ReserveRequest], seconds: float, *, is_streamed: bool
 ) -> AsyncIterator[inventory_pb2.ReserveStreamResponse | inventory_pb2.BatchReserveResponse]:
     """Outcomes, as they come."""
     if not is_streamed:

@@ -43,6 +43,7 @@ class Flow(Enum):
     PUT_AWAY = "were put away"
     TAKEN_OVER = "were taken over"
     SUBSTITUTED = "were given as substitutes"
+    FOUND = "were found by counts"
 
 
 def flow_of(movement: inventory_pb2.StockMovement) -> Flow | None:
@@ -62,6 +63,9 @@ def flow_of(movement: inventory_pb2.StockMovement) -> Flow | None:
     for is_to, bucket in ((True, movement.to_bucket), (False, movement.from_bucket)):
         if (flow := of_bucket.get((is_to, bucket))) is not None:
             return flow
+    if movement.reason_code == "COUNT":
+        # Less breaks promises first, if it must: how many units of those, no answer says.
+        return Flow.FOUND if movement.from_bucket == inventory_pb2.BUCKET_ADJUSTMENT else None
     if movement.reason_code.startswith("REJECTED_"):
         return Flow.REJECTED
     return {

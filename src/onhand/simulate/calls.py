@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from onhand.v1.cart_pb2_grpc import CartServiceStub
 from onhand.v1.catalog_pb2_grpc import CatalogServiceStub
+from onhand.v1.counting_pb2_grpc import CountServiceStub
 from onhand.v1.inventory_pb2_grpc import InventoryServiceStub
 from onhand.v1.order_pb2_grpc import OrderServiceStub
 from onhand.v1.payment_pb2_grpc import PaymentServiceStub
@@ -25,6 +26,7 @@ from onhand.v1.sourcing_pb2_grpc import SourcingServiceStub
 if TYPE_CHECKING:
     from onhand.v1.cart_pb2_grpc import CartServiceAsyncStub
     from onhand.v1.catalog_pb2_grpc import CatalogServiceAsyncStub
+    from onhand.v1.counting_pb2_grpc import CountServiceAsyncStub
     from onhand.v1.inventory_pb2_grpc import InventoryServiceAsyncStub
     from onhand.v1.order_pb2_grpc import OrderServiceAsyncStub
     from onhand.v1.payment_pb2_grpc import PaymentServiceAsyncStub
@@ -41,6 +43,8 @@ RETRY_PAUSE_SECONDS_MAX = 1.0
 """The first pause between two attempts; each is twice the one before, up to the greatest."""
 CHANNELS = 4
 """Connections a client process opens: the server's processes share one port, and each connection ends at one of them."""
+ACTOR_KEY = "x-onhand-actor"
+"""Metadata that says who acts."""
 DETAILS_KEY = "grpc-status-details-bin"
 
 # The outcome is unknown, or nothing happened: the same request_id makes a repeat safe in both cases.
@@ -65,6 +69,7 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 
+Metadata = grpc.aio.Metadata
 Request = TypeVar("Request", bound=Message, contravariant=True)
 Response = TypeVar("Response", bound=Message, covariant=True)
 
@@ -72,7 +77,9 @@ Response = TypeVar("Response", bound=Message, covariant=True)
 class Rpc(Protocol[Request, Response]):
     """A method of a stub."""
 
-    def __call__(self, request: Request, /, *, timeout: float | None = None) -> Awaitable[Response]: ...
+    def __call__(
+        self, request: Request, /, *, timeout: float | None = None, metadata: Metadata | None = None
+    ) -> Awaitable[Response]: ...
 
 
 class Refused(Exception):
@@ -115,6 +122,7 @@ class Stubs:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.inventory: InventoryServiceAsyncStub = InventoryServiceStub(channel)
         self.catalog: CatalogServiceAsyncStub = CatalogServiceStub(channel)
+        self.counts: CountServiceAsyncStub = CountServiceStub(channel)
         self.carts: CartServiceAsyncStub = CartServiceStub(channel)
         self.orders: OrderServiceAsyncStub = OrderServiceStub(channel)
         self.payments: PaymentServiceAsyncStub = PaymentServiceStub(channel)
@@ -148,15 +156,16 @@ class Client:
         """Ends the connections."""
         await asyncio.gather(*(channel.close(None) for channel in self._channels))
 
-    async def call(self, rpc: Rpc[Request, Response], request: Request) -> Response:
-        """One call, repeated while its outcome is open. Raises Refused and GaveUp."""
+    async def call(self, rpc: Rpc[Request, Response], request: Request, actor: str = "") -> Response:
+        """One call, repeated while its outcome is open; `actor`: in whose name. Raises Refused and GaveUp."""
+        metadata = grpc.aio.Metadata((ACTOR_KEY, actor)) if actor else None
         kind = type(request).__name__.removesuffix("Request")
         pause = RETRY_PAUSE_SECONDS
         give_up = time.monotonic() + RETRY_SECONDS_MAX
         while True:
             started = time.monotonic()
             try:
-                response = await rpc(request, timeout=CALL_SECONDS_MAX)
+                response = await rpc(request, timeout=CALL_SECONDS_MAX, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 code = error.code()
                 if code in _REFUSALS:

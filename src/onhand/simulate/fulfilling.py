@@ -36,12 +36,23 @@ CURBSIDE_ONE_IN = 4
 """Of how many customers one waits outside."""
 MISSING_ONE_IN = 2
 """Of how many lines that seem to be short one is not there."""
+LATER_SECONDS = 2 * 24 * 3600
+"""How much longer a customer has something held."""
+ASSOCIATE = "associate/replay"
+"""Who hands over, and saw the proofs."""
 
 _REASONS = (
     order_pb2.REJECT_REASON_NOT_FOUND,
     order_pb2.REJECT_REASON_NOT_FOUND,
     order_pb2.REJECT_REASON_DAMAGED,
     order_pb2.REJECT_REASON_CLOSED,
+)
+_PROOFS = (
+    order_pb2.PROOF_KIND_GOVERNMENT_ID,
+    order_pb2.PROOF_KIND_PAYMENT_CARD,
+    order_pb2.PROOF_KIND_ORDER_CONFIRMATION,
+    order_pb2.PROOF_KIND_LOYALTY_ACCOUNT,
+    order_pb2.PROOF_KIND_CALL_BACK,
 )
 _CONSENTS = (order_pb2.CONSENT_PHONE, order_pb2.CONSENT_MESSAGE, order_pb2.CONSENT_AT_CHECKOUT)
 
@@ -240,6 +251,8 @@ class Fulfilling(Sending):
             )
             work = ready.fulfillment_order
             self.is_in(work, READY)
+        if self.play.is_late:
+            work = await self._hold_longer(work)
         if is_first and self.play.twist is Twist.NO_SHOW:
             return await self._no_show(order, work)
         if self.draw("curbside", CURBSIDE_ONE_IN) == 0:
@@ -253,21 +266,45 @@ class Fulfilling(Sending):
             unwanted = self.draw("unwanted line", len(taken))
             taken = taken[:unwanted] + taken[unwanted + 1 :]
             self.world.books.gave_up(order.order_id)
-        handed = await self.change(
-            orders.HandOverFulfillmentOrder,
-            order_pb2.HandOverFulfillmentOrderRequest(
-                request_id=self.step_of("handover", work),
-                fulfillment_order_id=id,
-                pickup_code=await self._code(work),
-                lines=[order_pb2.WorkLine(line_number=line.line_number) for line in taken] if is_part else [],
-                cancel_rest=is_part,
-            ),
+        handover = order_pb2.HandOverFulfillmentOrderRequest(
+            request_id=self.step_of("handover", work),
+            fulfillment_order_id=id,
+            lines=[order_pb2.WorkLine(line_number=line.line_number) for line in taken] if is_part else [],
+            cancel_rest=is_part,
         )
+        if self.play.has_lost_code:
+            handover.identity.CopyFrom(self._identity())
+            self.world.tally.add("handed_over_by_identity")
+        else:
+            handover.pickup_code = await self._code(work)
+        handed = await self.change(orders.HandOverFulfillmentOrder, handover, ASSOCIATE)
         self.is_in(handed.fulfillment_order, PICKED_UP)
         if is_part:
             self.is_in(handed.rest, CANCELLED)
             self.world.tally.add("partly_taken")
         return None
+
+    async def _hold_longer(self, work: Work) -> Work:
+        """The customer comes some days later than the store would wait."""
+        request = order_pb2.ExtendPickupHoldRequest(
+            fulfillment_order_id=work.fulfillment_order_id, hold_end_time=work.hold_end_time
+        )
+        request.hold_end_time.seconds += LATER_SECONDS
+        # Where a run goes on that had it held for longer before, that is a further time.
+        request.request_id = f"{self.step_of('later', work)}-{digest(request)}"
+        extended = await self.change(self.stubs.orders.ExtendPickupHold, request)
+        held = extended.fulfillment_order
+        self.is_in(held, READY)
+        self.check(held.hold_end_time == request.hold_end_time, "what was to be held for longer is not")
+        self.world.tally.add("held_longer")
+        return held
+
+    def _identity(self) -> order_pb2.IdentityCheck:
+        """Two of the proofs that a customer may have along."""
+        first = self.draw("proof", len(_PROOFS))
+        kinds = _PROOFS[first], _PROOFS[(first + 1 + self.draw("other proof", len(_PROOFS) - 1)) % len(_PROOFS)]
+        proofs = [order_pb2.Proof(kind=kind, reference="1234") for kind in kinds]
+        return order_pb2.IdentityCheck(recipient=self.play.basket.customer_id, proofs=proofs)
 
     async def _code(self, work: Work) -> str:
         """What the customer was told, here or for the work that it was split off from; else the customer asks anew."""

@@ -19,6 +19,8 @@ from onhand.v1 import inventory_pb2, order_pb2
 
 OUT = (PICKED_UP, DELIVERED, RETURNED)
 """States of work whose goods left."""
+CAME = (order_pb2.SHORTFALL_END_REASON_COVERED, order_pb2.SHORTFALL_END_REASON_COUNTED)
+"""How those who wait get what they wait for: it came in, or a count found it."""
 
 
 class Journey(Fulfilling, BringingBack):
@@ -58,6 +60,8 @@ class Journey(Fulfilling, BringingBack):
         self.check(minor_of(order.total) == paid, f"a sale of {paid} cents was booked as {minor_of(order.total)}")
         if self.play.is_refilled:
             await self.refill()
+        if self.play.is_counted:
+            await self.count()
         if self.play.has_blind_return:
             await self.bring_without_proof()
         return await self._ended(order)
@@ -100,7 +104,10 @@ class Journey(Fulfilling, BringingBack):
         order = await self.order_sourced(lines, prices)
         if isinstance(order, str):
             return Outcome("refused", reason=order)
-        return await self._ended(await self.fulfil(order))
+        order = await self.fulfil(order)
+        is_told = any(not decision.fulfillment_order_id for decision in order.sourcing_decisions)
+        self.check(is_told, f"order {order.order_id} does not tell why its locations bring it")
+        return await self._ended(order)
 
     async def abandon(self) -> Outcome:
         """Reserved, and then released, or left until it expires."""
@@ -157,8 +164,7 @@ class Journey(Fulfilling, BringingBack):
                 ends = {end.reason for end in short.ends}
                 tally.add("resourced", int(order_pb2.SHORTFALL_END_REASON_RESOURCED in ends))
                 if short.cause == order_pb2.SHORTFALL_CAUSE_BACKORDER:
-                    came = order_pb2.SHORTFALL_END_REASON_COVERED
-                    units = sum(end.quantity for end in short.ends if end.reason == came)
+                    units = sum(end.quantity for end in short.ends if end.reason in CAME)
                     tally.add("backordered")
                     tally.add("backorders_filled", int(units == short.quantity))
 

@@ -8,7 +8,7 @@ from google.protobuf import timestamp_pb2
 
 from onhand.simulate.amounts import line_refund, minor_of
 from onhand.simulate.audit import Flow
-from onhand.simulate.refilling import Refilling
+from onhand.simulate.counting import Counting
 from onhand.simulate.sourced import TRIES_MAX
 from onhand.simulate.steps import basket_line, digest
 from onhand.v1 import inventory_pb2, order_pb2, receiving_pb2, types_pb2
@@ -26,7 +26,7 @@ _BY_LOCATION = (
 )
 
 
-class Mending(Refilling):
+class Mending(Counting):
     """An order of which units are missing."""
 
     codes: dict[str, str]

@@ -81,6 +81,10 @@ class Play(NamedTuple):
     has_gift_card: bool = False
     is_refilled: bool = False
     has_blind_return: bool = False
+    is_counted: bool = False
+    is_late: bool = False
+    """The customer has it held for longer."""
+    has_lost_code: bool = False
     spares: tuple[str, ...] = ()
     """Other items that its store sells."""
     backorder_limits: tuple[tuple[str, int], ...] = ()
@@ -138,6 +142,12 @@ def plan(baskets: Sequence[Basket], seed: int, rates: Rates | None = None) -> li
     of_goods = [index for index in of[Kind.SALE] if plays[index].goods]
     for index, _ in deal("refills", of_goods, {True: rates.refills}):
         plays[index] = plays[index]._replace(is_refilled=True)
+    for index, _ in deal("counts", of_goods, {True: rates.counts}):
+        plays[index] = plays[index]._replace(is_counted=True)
+    for index, _ in deal("late pickups", of[Kind.PICKUP], {True: rates.late_pickups}):
+        plays[index] = plays[index]._replace(is_late=True)
+    for index, _ in deal("lost codes", of[Kind.PICKUP], {True: rates.lost_codes}):
+        plays[index] = plays[index]._replace(has_lost_code=True)
     for index, _ in deal("blind returns", of_goods, {True: rates.blind_returns}):
         plays[index] = plays[index]._replace(has_blind_return=True)
     return _with_limits(_with_spares(plays, seed))
@@ -227,7 +237,7 @@ def positions(plays: Iterable[Play], seed: int, count: int) -> list[tuple[str, s
     online: set[tuple[str, str]] = set()
     twisted: set[tuple[str, str]] = set()
     for play in plays:
-        if play.kind is Kind.SALE and not (play.is_refilled or play.has_blind_return):
+        if play.kind is Kind.SALE and not (play.is_refilled or play.has_blind_return or play.is_counted):
             continue
         is_plain = play.twist is Twist.NONE and play.kind is not Kind.SALE
         (online if is_plain else twisted).update((play.basket.location_id, line.sku) for line in play.goods)

@@ -32,6 +32,10 @@ class Rates:
     """The customer takes all but one line, and does not want that."""
     changes: int = 2
     """The customer wants a unit less, or more, or has it sent instead."""
+    late_pickups: int = 2
+    """The customer has it held for longer, however it goes on."""
+    lost_codes: int = 2
+    """The customer has lost the pickup code, and shows who they are."""
     # Of 20 shipments.
     rejected_shipments: int = 4
     undelivered: int = 1
@@ -42,6 +46,8 @@ class Rates:
     # Of 20 sales.
     refills: int = 1
     """What was sold is sent to the store by a warehouse."""
+    counts: int = 1
+    """The store counts what was sold, while it goes on selling."""
     blind_returns: int = 1
     """Somebody brings goods without a proof."""
 
@@ -58,9 +64,12 @@ BLOCKS = (
     ("pickups", "shipments", "abandoned"),
     ("gift_cards",),
     ("rejected_pickups", "no_shows", "substitutions", "backorders", "partly_taken", "changes"),
+    ("late_pickups",),
+    ("lost_codes",),
     ("rejected_shipments", "undelivered"),
     ("returns", "exchanges"),
     ("refills",),
+    ("counts",),
     ("blind_returns",),
 )
 """Rates of the same 20."""

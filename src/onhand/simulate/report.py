@@ -117,7 +117,8 @@ def report_of(run: Run, whole: Result, seconds: float) -> dict[str, Any]:
             name: counts[name]
             for name in (
                 "backordered", "missing_lines", "changed", "changes_refused", "nothing_to_substitute", "partly_taken",
-                "undelivered", "mail_returns", "blind_returns_refused", "transfers_dispatched", "transfers_refused",
+                "handed_over_by_identity", "held_longer", "counts", "recounts", "counts_outdated", "undelivered",
+                "mail_returns", "blind_returns_refused", "transfers_dispatched", "transfers_refused",
             )
         },
         "planned": _planned(plays),
@@ -152,6 +153,9 @@ def _planned(plays: Sequence[Play]) -> dict[str, int]:
         "returns": sum(play.after is After.RETURNED for play in plays),
         "exchanges": sum(play.after is After.EXCHANGED for play in plays),
         "gift_cards": sum(play.has_gift_card for play in plays),
+        "late_pickups": sum(play.is_late for play in plays),
+        "lost_codes": sum(play.has_lost_code for play in plays),
+        "counts": sum(play.is_counted for play in plays),
         "refills": sum(play.is_refilled for play in plays),
         "blind_returns": sum(play.has_blind_return for play in plays),
     }

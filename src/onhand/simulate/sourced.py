@@ -1,4 +1,4 @@
-"""What is sent comes from wherever sourcing says: planned over all locations, then reserved, one basket a parcel."""
+"""What is sent comes from wherever sourcing says: planned over all locations and reserved at once, one basket a parcel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ TRIES_MAX = 3
 """How often an order is planned anew, because somebody else took what the plan wanted."""
 NOTHING = "NOTHING_TO_ORDER"
 
-Basket = inventory_pb2.LocationBasket
 Lines = Sequence[types_pb2.BasketLine]
 
 
@@ -25,8 +24,8 @@ class Sourced(Steps):
             self.world.books.paid(order.order_id, order.tenders)
             return order
         reason, excluded = NOTHING, set[str]()
-        for _ in range(TRIES_MAX):
-            held = await self.source_and_reserve(lines, excluded)
+        for n in range(TRIES_MAX):
+            held = await self.source_and_reserve(lines, excluded, f"source{n}")
             if isinstance(held, str):
                 reason = held
                 if reason == NOTHING:
@@ -47,16 +46,32 @@ class Sourced(Steps):
             excluded |= {basket.location_id for basket in held.baskets} - set(self.world.warehouses)
         return reason
 
-    async def source_and_reserve(self, lines: Lines, excluded: Collection[str]) -> inventory_pb2.Reservation | str:
-        """Plans who sends the lines, and reserves them there. What nobody has is left out."""
-        plan = await self.plan(lines, order_pb2.FULFILLMENT_KIND_SHIP, excluded)
-        if not plan.parcels:
-            return NOTHING
-        baskets = [Basket(location_id=parcel.location_id, lines=parcel.lines) for parcel in plan.parcels]
-        wanted = inventory_pb2.ReserveRequest(baskets=baskets)
-        held = await self.reserve(baskets, RESERVATION_SECONDS, f"reserve-{digest(wanted)}")
-        if not isinstance(held, str):
-            self.world.tally.add("lines_left_out_unsourced", len(plan.unsourced))
+    async def source_and_reserve(
+        self, lines: Lines, excluded: Collection[str], step: str
+    ) -> inventory_pb2.Reservation | str:
+        """Has it planned who sends the lines, and reserved there. What nobody has is left out."""
+        request = sourcing_pb2.SourceReservationRequest(
+            channel=self.channel,
+            method=order_pb2.FULFILLMENT_KIND_SHIP,
+            lines=lines,
+            position=self.world.stores.get(self.store),
+            excluded_location_ids=sorted(excluded),
+            accepts_partial=True,
+            ttl_seconds=RESERVATION_SECONDS,
+            customer_id=self.play.basket.customer_id,
+        )
+        request.request_id = self.request_id(f"{step}-{digest(request)}")
+        fair = ("NOT_SOURCED", "INSUFFICIENT_STOCK")
+        answer = await self.attempt(self.stubs.sourcing.SourceReservation, request, fair)
+        if isinstance(answer, str):
+            return NOTHING if answer == "NOT_SOURCED" else answer
+        self._check_plan(answer.plan, lines, excluded)
+        held = answer.reservation
+        self.check(held.state == inventory_pb2.RESERVATION_STATE_ACTIVE, "a new reservation is not ACTIVE")
+        planned = {parcel.location_id: sums_of(parcel.lines) for parcel in answer.plan.parcels}
+        is_planned = {basket.location_id: sums_of(basket.lines) for basket in held.baskets} == planned
+        self.check(is_planned, "a reservation is not what its plan says")
+        self.world.tally.add("lines_left_out_unsourced", len(answer.plan.unsourced))
         return held
 
     async def plan(
@@ -73,14 +88,16 @@ class Sourced(Steps):
                 excluded_location_ids=sorted(excluded),
             ),
         )
-        plan = answer.plan
+        self._check_plan(answer.plan, lines, excluded)
+        return answer.plan
+
+    def _check_plan(self, plan: sourcing_pb2.SourcingPlan, lines: Lines, excluded: Collection[str]) -> None:
         brought = sums_of(line for parcel in plan.parcels for line in parcel.lines)
         for line in plan.unsourced:
             brought[line.sku] = brought.get(line.sku, 0) + line.quantity
         self.check(brought == sums_of(lines), "a plan brings, or leaves, something else than was asked for")
         is_kept = not any(parcel.location_id in excluded for parcel in plan.parcels)
         self.check(is_kept, "a plan has a location that was excluded")
-        return plan
 
     async def _find_order(self) -> order_pb2.Order | None:
         """The order that the interrupted run placed for this basket, if it did."""

@@ -93,13 +93,13 @@ class Steps:
         """A call that changes nothing."""
         return await self.world.client.call(rpc, request)
 
-    async def change(self, rpc: Rpc[Request, Answer], request: Request) -> Answer:
-        """A mutation; one in twenty is sent a second time, and must be answered the same."""
-        answer = await self.world.client.call(rpc, request)
+    async def change(self, rpc: Rpc[Request, Answer], request: Request, actor: str = "") -> Answer:
+        """A mutation; one in twenty is sent a second time, and must be answered the same. `actor`: who does it."""
+        answer = await self.world.client.call(rpc, request, actor)
         # Of a step's name what follows a hyphen is of this run only.
         step = str(getattr(request, "request_id", "")).rpartition(".")[2].partition("-")[0]
         if self.draw(f"repeat {step}", REPEATED_ONE_IN) == 0:
-            again = await self.world.client.call(rpc, request)
+            again = await self.world.client.call(rpc, request, actor)
             self.world.tally.add("repeats")
             self.check(again == answer, f"the repeat of {type(request).__name__} was answered otherwise")
         return answer
