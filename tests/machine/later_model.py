@@ -7,7 +7,11 @@ from typing import Any
 
 from machine import transfer_model
 from machine.model import Fields, Refused, given_id, invalid, summed
+from machine.order_model import OrderLine
 from machine.shortfall_model import Shortfall
+
+SUBSTITUTED = {"UNSPECIFIED": "SUBSTITUTED", "CLOSED": "REJECTED_CLOSED"}
+"""Why goods that were replaced are on the shelf again."""
 
 
 class Model(transfer_model.Model):
@@ -168,16 +172,63 @@ class Model(transfer_model.Model):
                 at = work.place, work.skus[number]
                 self.shortfalls.append(Shortfall(part_id, number, *at, quantity, quantity, reason, document, "CHOOSE"))
                 missing |= {at} if reason == "NOT_FOUND" else set()
-        for place, sku in sorted(missing):
-            task = {"sku": sku, "reason_code": "REJECTED_NOT_FOUND", "reference_document": document}
-            self.count_tasks[place].setdefault(sku, task)
-            held = self.shelves[place, sku].held
-            if not held["AVAILABLE"] and held["ALLOCATED"]:
-                self.break_orders(place, sku, held["ALLOCATED"], "REJECTION", document, fulfillment_order_id)
+        self._look_again(fulfillment_order_id, missing, document)
         return {
             "fulfillment_order": self.work(fulfillment_order_id),
             "rejected": [self.work(part_id) for part_id, _, _ in rejected],
         }
+
+    def substitute_line(
+        self,
+        given: Any,
+        fulfillment_order_id: str,
+        line_number: int,
+        quantity: int,
+        sku: str,
+        substitute_quantity: int,
+        consent: str,
+        reason: str,
+    ) -> Fields:
+        """Another item of the location instead of units of a line: never for more than these give back."""
+        if fulfillment_order_id not in self.works:
+            raise Refused("FULFILLMENT_ORDER_NOT_FOUND", fulfillment_order_id=fulfillment_order_id)
+        place = self.works[fulfillment_order_id].place
+        self.must_promise({place: {sku: substitute_quantity}})
+        work = self.must_allow(fulfillment_order_id, "SUBSTITUTE")
+        order, document = self.orders[work.order_id], f"order/{work.order_id}"
+        if line_number > len(order.lines):
+            raise Refused("ORDER_LINE_NOT_FOUND", order_id=work.order_id, line_number=line_number)
+        there = self._held(fulfillment_order_id).get(line_number, 0)
+        units = quantity or there
+        if not 0 < units <= there:
+            raise Refused(
+                "FULFILLMENT_LINE_EXCEEDED",
+                fulfillment_order_id=fulfillment_order_id,
+                step="SUBSTITUTE",
+                line_number=line_number,
+                requested=units,
+                there=there,
+            )
+        old = order.lines[line_number - 1]
+        if sku == old.sku:
+            raise Refused("SUBSTITUTE_SAME", sku=sku)
+        full = self.cost(sku, substitute_quantity, order.currency)
+        worth = old.give_back(units)
+        total = min(full, worth)
+        price = self.prices[sku, order.currency] if total == full else (total, substitute_quantity)
+        grown = {(place, old.sku): self._take_out(fulfillment_order_id, reason, line_number, units)}
+        old.cancelled += units
+        work.lines[line_number][1] += units
+        work.parcels = []
+        order.lines.append(OrderLine(sku, substitute_quantity, *price, total))
+        number = len(order.lines)
+        work.lines[number], work.skus[number] = [substitute_quantity, 0], sku
+        self.cover(grown if reason in ("UNSPECIFIED", "CLOSED") else {}, SUBSTITUTED.get(reason, ""), document)
+        if reason == "NOT_FOUND":
+            self._look_again(fulfillment_order_id, {(place, old.sku)}, document)
+        self.move(place, sku, substitute_quantity, "AVAILABLE", "ALLOCATED", "SUBSTITUTE", document, order.channel)
+        refund = worth - total, order.currency
+        return {"order": self.order(work.order_id), "substitute_line_number": number, "refund": refund}
 
     def _held(self, work_id: str) -> dict[int, int]:
         lines = self.works[work_id].lines.items()
@@ -208,11 +259,20 @@ class Model(transfer_model.Model):
         if reason == "DAMAGED":
             self._find(work_id, number, quantity - (self._held(work_id)[number] - short))
         else:
-            there -= self.give_up(work_id, number, quantity, "REJECTED")
-        bucket = {"NOT_FOUND": "ADJUSTMENT", "DAMAGED": "DAMAGED", "CLOSED": "AVAILABLE"}[reason]
-        channel = self.orders[work.order_id].channel
-        self.move(work.place, work.skus[number], there, "ALLOCATED", bucket, f"REJECTED_{reason}", document, channel)
+            there -= self.give_up(work_id, number, quantity, "CANCELLED" if reason == "UNSPECIFIED" else "REJECTED")
+        bucket = {"NOT_FOUND": "ADJUSTMENT", "DAMAGED": "DAMAGED"}.get(reason, "AVAILABLE")
+        channel, why = self.orders[work.order_id].channel, SUBSTITUTED.get(reason, f"REJECTED_{reason}")
+        self.move(work.place, work.skus[number], there, "ALLOCATED", bucket, why, document, channel)
         return there
+
+    def _look_again(self, work_id: str, missing: set[tuple[str, str]], document: str) -> None:
+        """What somebody did not find is to be counted; where nothing but promises is left, others of it are doubted."""
+        for place, sku in sorted(missing):
+            task = {"sku": sku, "reason_code": "REJECTED_NOT_FOUND", "reference_document": document}
+            self.count_tasks[place].setdefault(sku, task)
+            held = self.shelves[place, sku].held
+            if not held["AVAILABLE"] and held["ALLOCATED"]:
+                self.break_orders(place, sku, held["ALLOCATED"], "REJECTION", document, work_id)
 
     def _find(self, work_id: str, number: int, units: int) -> None:
         """So many of a line's short units were there after all."""

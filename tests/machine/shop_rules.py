@@ -360,6 +360,46 @@ class Orders(Base):
         n=servers,
         order=orders,
         part=parts,
+        number=line_numbers,
+        quantity=st.sampled_from((0, 1, 1, 2, 7)),
+        sku=skus,
+        other=st.integers(1, 3),
+        reason=st.sampled_from(("UNSPECIFIED", "NOT_FOUND", "DAMAGED", "CLOSED")),
+        is_stocked=st.booleans(),
+    )
+    def substitute(
+        self,
+        n: int,
+        order: str,
+        part: int,
+        number: int,
+        quantity: int,
+        sku: str,
+        other: int,
+        reason: str,
+        is_stocked: bool,
+    ) -> None:
+        """The customer agrees to another item; of some somebody has just brought enough."""
+        work = self.work_of(order, part)
+        if is_stocked:
+            lines = self.lines({sku: other})
+            self.call(n, "ReceiveStock", location_id=self.model.works[work].place, lines=lines)
+        self.call(
+            n,
+            "SubstituteLine",
+            fulfillment_order_id=work,
+            line_number=number,
+            quantity=quantity,
+            sku=self.sku(sku),
+            substitute_quantity=other,
+            consent=pb.CONSENT_PHONE,
+            reason=pb.RejectReason.Value(f"REJECT_REASON_{reason}"),
+        )
+
+    @rule(
+        n=servers,
+        order=orders,
+        part=parts,
         is_sent=st.sampled_from((True, True, False)),
         place=st.sampled_from(("", "", "south", "nowhere")),
         became=st.sampled_from(("", "", "AVAILABLE", "DAMAGED", "less")),

@@ -27,7 +27,6 @@ STEPS = int(os.environ.get("ONHAND_MACHINE_STEPS", "30"))
 
 TESTS = Path(__file__).parents[1]
 NOT_PLAYED = {
-    "SubstituteLine": "orders/test_substitute.py",
     **dict.fromkeys(
         ("OfferSubstitute", "AcceptSubstituteOffer", "DeclineSubstituteOffer", "WithdrawSubstituteOffer"),
         "orders/test_offers.py",
