@@ -137,10 +137,16 @@ async def unless_over(call: Callable[[], Awaitable[Done]], give_up: GiveUp) -> D
     """What a call comes to; once more where a cart was locked for a checkout that is over."""
     try:
         return await call()
+    except _Unlocked:
+        pass
     except CartLocked as locked:
         if not await give_up(UUID(locked.order_id)):
             raise
     return await call()
+
+
+class _Unlocked(CartNotOpen):
+    """It was locked a moment ago, and is not any more: look again."""
 
 
 class Carts:
@@ -347,6 +353,8 @@ async def _refuse_not_open(connection: Connection, cart_id: UUID) -> NoReturn:
         raise CartNotFound(str(cart_id))
     if row["locked_for"]:
         raise CartLocked(str(cart_id), str(row["locked_for"]), row["locked_until"].isoformat())
+    if row["state"] == "OPEN":
+        raise _Unlocked(str(cart_id), row["state"], "")
     if row["order_id"]:
         raise CartOrdered(str(cart_id), row["state"], f"order {row['order_id']}", str(row["order_id"]))
     raise CartNotOpen(str(cart_id), row["state"], f"cart {row['merged_into']}")

@@ -105,6 +105,29 @@ def test_servers_that_start_together_take_turns(revisions: Path, empty_database_
     assert len(asyncio.run(fetch(empty_database_dsn, "SELECT n FROM numbers"))) == 2
 
 
+def test_a_revision_that_a_server_s_locks_cross_is_tried_again(revisions: Path, empty_database_dsn: str) -> None:
+    (revisions / "0001.sql").write_text("LOCK TABLE first; LOCK TABLE second;" + SCRIPT)
+    migrating = threading.Thread(target=migrate, args=[empty_database_dsn])
+
+    async def trade() -> None:
+        connection = await asyncpg.connect(empty_database_dsn)
+        await connection.execute("CREATE TABLE first (); CREATE TABLE second ()")
+        await connection.execute("SET deadlock_timeout = '10min'")  # it is the revision that is rolled back
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE second")
+            migrating.start()
+            while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0)
+            await connection.execute("LOCK TABLE first")
+        await connection.close()
+
+    asyncio.run(trade())
+    migrating.join()
+
+    rows = asyncio.run(fetch(empty_database_dsn, "SELECT n FROM numbers ORDER BY n"))
+    assert [row["n"] for row in rows] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [

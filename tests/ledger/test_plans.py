@@ -88,6 +88,8 @@ WITH lost AS (
       FROM fulfillment_orders f JOIN fulfillment_lines p USING (fulfillment_order_id) WHERE f.order_id = $1 LIMIT 1
     RETURNING location_id, sku)
 UPDATE stock_levels s SET short = short + 1 FROM lost WHERE (s.location_id, s.sku) = (lost.location_id, lost.sku)"""
+BY_THE_CLOCK = {"reservations.sweep:ROWS", "reservations.sweep:CLOSE_ORPHANS", "reservations.inspect:STATES"}
+"""Of COLD, what is asked when something has lasted: on a slow machine it has."""
 COLD = {
     "payments.store:CURRENCY": "one row by its order, where a checkout is refused that had authorized something",
     "ledger.invariants:_EVIDENCE": "verify reads everything",
@@ -1055,7 +1057,7 @@ def test_every_statement_is_looked_at_or_told_to_be_cold(seen: Seen) -> None:
     unknown = sorted(known.keys() - looked_at - COLD.keys())
     assert not unknown, f"call what runs these above, or say in COLD why they may read more: {', '.join(unknown)}"
     assert sorted(COLD.keys() - known.keys()) == [], "there is no such statement"
-    assert sorted(COLD.keys() & looked_at) == [], "it is looked at: it needs no excuse"
+    assert sorted((COLD.keys() & looked_at) - BY_THE_CLOCK) == [], "it is looked at: it needs no excuse"
 
 
 def test_what_may_read_more_is_run_and_does(seen: Seen) -> None:

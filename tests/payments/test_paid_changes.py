@@ -112,7 +112,7 @@ async def test_a_change_that_nobody_comes_back_to_is_made_by_its_job(shop: Shop,
     )
     (handler,) = (h for h in shop.handlers if hasattr(h, "handle_webhook"))
     await handler.handle_webhook(hint, CALLER)  # type: ignore[attr-defined]
-    assert await shop.fetch("SELECT count(*) FROM pgqueuer WHERE entrypoint = 'checkout.finish'") == [(2,)]
+    assert await shop.fetch("SELECT count(*) FROM pgqueuer WHERE entrypoint = 'checkout.finish_change'") == [(2,)]
     await do_jobs(shop)
     assert cents((await shop.order(order.order_id)).total) == 5 * 199
     assert cents((await apply(shop, request)).total) == 5 * 199

@@ -20,6 +20,9 @@ from onhand.settings import Unusable
 
 _Result = TypeVar("_Result")
 
+ATTEMPTS_MAX = 10
+"""How often a revision is tried that ends in a deadlock with a server that trades."""
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # Any constant will do; it only has to differ from the other advisory locks of this database.
@@ -40,11 +43,21 @@ def migrate(dsn: str) -> None:
         config = _config()
         config.attributes["connection"] = connection
         try:
-            command.upgrade(config, "head")
+            _upgrade(config)
         except CommandError as error:
             raise Unusable(f"the ledger cannot be migrated by this program: {error}; use a newer one") from error
 
     asyncio.run(_with_connection(dsn, upgrade))
+
+
+def _upgrade(config: Config) -> None:
+    for attempt in range(ATTEMPTS_MAX):
+        try:
+            return command.upgrade(config, "head")
+        except asyncpg.DeadlockDetectedError:
+            # Whoever trades meanwhile locks the same tables, in another order. That revision is undone, those before it are not.
+            if attempt == ATTEMPTS_MAX - 1:
+                raise
 
 
 def head_revision() -> str | None:

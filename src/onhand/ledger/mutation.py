@@ -39,6 +39,7 @@ class Mutation(Protocol):
 
 
 Answer = TypeVar("Answer", bound=Message)
+Done = TypeVar("Done")
 Settle = Callable[[Sequence[Settlement]], Awaitable[None]]
 
 
@@ -74,15 +75,21 @@ class Ledger:
         Raises RequestIdReused if the id came with another method or body; whatever `work` raises, after which nothing has
         happened; LedgerUnavailable, after which the outcome is unknown.
         """
-        for attempt in range(TRANSACTION_ATTEMPTS_MAX):
-            try:
-                response, settlements = await self._attempt(request, response_type, work, digest or body_hash(request))
-                break
-            except RETRY_ERRORS as error:
-                if attempt == TRANSACTION_ATTEMPTS_MAX - 1:
-                    raise LedgerUnavailable(f"rolled back again and again: {error}"[:200]) from error
+        response, settlements = await self.again(
+            lambda: self._attempt(request, response_type, work, digest or body_hash(request))
+        )
         await self.follow(settlements)
         return response
+
+    async def again(self, attempt: Callable[[], Awaitable[Done]]) -> Done:
+        """What an attempt comes to, a transaction that PostgreSQL may roll back because of another. Raises LedgerUnavailable."""
+        for left in reversed(range(TRANSACTION_ATTEMPTS_MAX)):
+            try:
+                return await attempt()
+            except RETRY_ERRORS as error:
+                if not left:
+                    raise LedgerUnavailable(f"rolled back again and again: {error}"[:200]) from error
+        raise AssertionError("unreachable")
 
     async def follow(self, settlements: Sequence[Settlement]) -> None:
         """What must follow a commit. Whatever fails in it, the mutation has had its effect: that is no refusal."""

@@ -36,7 +36,7 @@ from onhand.orders import bought, payments
 from onhand.orders.bought import Answer, Begun, Bought, BoughtOrder, Payable
 from onhand.orders.place import Checkout
 from onhand.payments import store as money
-from onhand.payments.settling import FINISH, FINISH_AFTER_SECONDS, Settling, settle_later
+from onhand.payments.settling import FINISH, FINISH_AFTER_SECONDS, FINISH_CHANGE, Settling, settle_later
 from onhand.postgres import Connection
 from onhand.reservations.claims import Held
 from onhand.reservations.decrease import Decreases
@@ -95,7 +95,8 @@ class Checkouts:
         self._decreases = decreases
         self._settling = settling
         self._lost = lost
-        jobs.register(FINISH, self._finish)
+        for name in (FINISH, FINISH_CHANGE):
+            jobs.register(name, self._finish)
 
     async def place(self, wanted: Checkout) -> pb.PlaceOrderResponse:
         """Places an order, paid; or says why not. Raises PaymentPending where a provider does not say."""
@@ -142,7 +143,7 @@ class Checkouts:
         """The id of the checkout, and whether this call began it. Raises what `place` of an order raises."""
 
         async def write(held: Held | None) -> Begun:
-            return await self._begin_once(wanted, held)
+            return await self._ledger.again(lambda: self._begin_once(wanted, held))
 
         async def first() -> Begun:
             return await self._begun(wanted)
@@ -178,7 +179,7 @@ class Checkouts:
             await _ask_for(tx, payable, wanted.actor)
             await enqueue(
                 connection,
-                FINISH,
+                FINISH if wanted.order_id is None else FINISH_CHANGE,
                 {"order_id": str(checkout_id)},
                 after_seconds=FINISH_AFTER_SECONDS,
                 key=f"{FINISH}/{checkout_id}",
@@ -248,7 +249,7 @@ class Checkouts:
 
     async def _abandon(self, row: Any, wanted: Bought[Answer], reason: str, end: str = END_REFUSED) -> bool:
         """Refuses a checkout that is pending, and has what was authorized for it voided. Whether it was this call's."""
-        settlements = await self._refuse(row, wanted, reason, end)
+        settlements = await self._ledger.again(lambda: self._refuse(row, wanted, reason, end))
         if settlements is None:
             return False
         await self._ledger.follow(settlements)
@@ -266,9 +267,9 @@ class Checkouts:
             await wanted.free(tx, checkout_id)
             tenders = await money.lock_tenders(connection, order_id, change_of and checkout_id)
             voids = [
-                money.operation(number, Operation.VOID, t.tendered.payment.amount_minor, is_done=False)
+                money.operation(number, Operation.VOID, t.tendered.room_minor, is_done=False)
                 for number, t in tenders.items()
-                if not t.tendered.payment.is_declined
+                if t.tendered.room_minor and not t.tendered.payment.is_declined
             ]
             if voids:
                 currency = await connection.fetchval(money.CURRENCY, order_id)

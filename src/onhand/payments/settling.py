@@ -28,6 +28,8 @@ RENEW = "payment.renew"
 """The job of onhand.payments.renewing. Its payload is the id of the operation that made an authorization."""
 FINISH = "checkout.finish"
 """The job of onhand.orders.checkouts. Its payload is the order's id."""
+FINISH_CHANGE = "checkout.finish_change"
+"""The same, of a checkout that changes an order. A server from before there were such takes none of its jobs."""
 FINISH_AFTER_SECONDS = 45.0
 """When that job looks after a checkout: later than any call that pays for one may take."""
 AUTHORIZATION_SECONDS = 7 * 86400.0

@@ -13,7 +13,7 @@ from onhand.jobs import enqueue
 from onhand.ledger.mutation import Ledger
 from onhand.ledger.transaction import Transaction
 from onhand.payments.providers import PaymentProvider
-from onhand.payments.settling import FINISH, FINISH_AFTER_SECONDS, SETTLE
+from onhand.payments.settling import FINISH, FINISH_AFTER_SECONDS, FINISH_CHANGE, SETTLE
 from onhand.v1 import payment_pb2 as pb
 
 OPEN_OF_TENDER = """
@@ -23,7 +23,7 @@ SELECT p.operation_id FROM payment_operations p
 
 # The state is asked for so that the index of pending checkouts does not serve.
 PAYS_FOR = """
-SELECT c.order_id FROM checkouts c
+SELECT c.order_id, c.change_of FROM checkouts c
  WHERE c.order_id = coalesce((SELECT t.change_id FROM tenders t WHERE t.order_id = $1 AND t.tender_number = $2), $1)
    AND coalesce(c.state, '') = 'PENDING'"""
 
@@ -60,12 +60,12 @@ async def _look_at(tx: Transaction, order_id: UUID, tender_number: int) -> None:
         operation_id = str(row["operation_id"])
         # Beside the job that waits for its next try, of which there is one.
         await enqueue(tx.connection, SETTLE, {"operation_id": operation_id}, key=f"{SETTLE}/hint/{operation_id}")
-    if checkout_id := await tx.connection.fetchval(PAYS_FOR, order_id, tender_number):
+    if checkout := await tx.connection.fetchrow(PAYS_FOR, order_id, tender_number):
         # Nor does what is authorized wait for ever to be an order, or more of one, or void.
         await enqueue(
             tx.connection,
-            FINISH,
-            {"order_id": str(checkout_id)},
+            FINISH if checkout["change_of"] is None else FINISH_CHANGE,
+            {"order_id": str(checkout["order_id"])},
             after_seconds=FINISH_AFTER_SECONDS,
-            key=f"{FINISH}/hint/{checkout_id}",
+            key=f"{FINISH}/hint/{checkout['order_id']}",
         )
