@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis.asyncio
 
@@ -61,7 +62,7 @@ async def _filled(connection: Any, tables: Any) -> list[str]:
     return [row[0] for row in await connection.fetch(parts)]
 
 
-BUILT_SECONDS_MAX = 120
+BUILT_SECONDS_MAX = 45
 """What is older is built anew: its reservations would end, and what is late would count as lost, on a slow machine first."""
 
 
@@ -73,7 +74,8 @@ class _Built:
     value: Any
 
 
-_BUILT: dict[tuple[str, str], _Built] = {}
+_BUILT: dict[tuple[str, str, str], _Built] = {}
+"""By what it is, the server of the ledger, and the run of the gate."""
 
 
 async def built(name: str, dsn: str, redis_url: str, build: Callable[[str, str], Awaitable[Any]]) -> Any:
@@ -83,7 +85,7 @@ async def built(name: str, dsn: str, redis_url: str, build: Callable[[str, str],
     so it is when it is old.
     """
     async with redis.asyncio.Redis.from_url(redis_url) as gate:
-        key = name, (await gate.info("server"))["run_id"]
+        key = name, urlsplit(dsn)._replace(path="").geturl(), (await gate.info("server"))["run_id"]
         kept = _BUILT.get(key)
         if kept is None or time.monotonic() - kept.time > BUILT_SECONDS_MAX:
             began = time.monotonic()

@@ -160,10 +160,6 @@ def points_of(trace: Sequence[Passed]) -> list[Passed]:
     return [p for p, before, here, after in around if here is None or not before == here == after]
 
 
-PLAIN_ATTEMPTS_MAX = 5
-"""How often a scenario is run without a fault, until nothing but what is tried has hindered it."""
-
-
 class Matrix:
     """Runs the cases of scenarios on a stage."""
 
@@ -180,13 +176,10 @@ class Matrix:
 
         await recover(stage, await stage.process())
         before = await stage.digest()
-        for _ in range(PLAIN_ATTEMPTS_MAX):
-            await stage.set_back("scene")
-            plain = await stage.process()
-            plain.lost = scenario.lost
-            outcome = await plain.run(call)
-            if outcome.reason != "LEDGER_UNAVAILABLE":
-                break  # else the machine was so busy that PostgreSQL was taken for silent
+        await stage.set_back("scene")
+        plain = await stage.process()
+        plain.lost = scenario.lost
+        outcome = await plain.run(call)
         assert outcome.reason == scenario.refusal, outcome
         assert not plain.outside, plain.outside
         await audit_answered(stage, outcome)

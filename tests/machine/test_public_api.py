@@ -27,6 +27,7 @@ STEPS = int(os.environ.get("ONHAND_MACHINE_STEPS", "30"))
 
 TESTS = Path(__file__).parents[1]
 NOT_PLAYED = {
+    **dict.fromkeys(("BatchReserve", "ReserveStream"), "edge/test_gateway.py"),
     **dict.fromkeys(
         ("OfferSubstitute", "AcceptSubstituteOffer", "DeclineSubstituteOffer", "WithdrawSubstituteOffer"),
         "orders/test_offers.py",

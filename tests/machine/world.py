@@ -23,6 +23,7 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 
 from api import Refusal, refusal_of
+from onhand.edge.admission import is_mutation
 from onhand.postgres import asyncpg_dsn
 from onhand.serve import reserve_port
 from onhand.v1 import (
@@ -51,7 +52,7 @@ SERVICES = tuple(
     )
 )
 METHODS = {method.name: method for service in SERVICES for method in service.methods}
-MUTATIONS = tuple(name for name, method in METHODS.items() if "request_id" in method.input_type.fields_by_name)
+MUTATIONS = tuple(name for name, method in METHODS.items() if is_mutation(method))
 SERVERS = 2
 CALL_SECONDS_MAX = 30.0
 START_SECONDS_MAX = 200.0

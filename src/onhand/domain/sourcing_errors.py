@@ -10,7 +10,7 @@ from onhand.domain.sourcing import Unsourced
 
 @dataclass(eq=False)
 class ResourcingNotOffered(Refusal):
-    """No location may and can take over what is short, by the policy."""
+    """Nobody may and can take over what is short, by the policy."""
 
     shortfall_id: str
     sku: str
@@ -19,7 +19,7 @@ class ResourcingNotOffered(Refusal):
     reason = "RESOURCING_NOT_OFFERED"
     kind = Kind.PRECONDITION
     message = (
-        "by policy {policy!r} no location brings {quantity} of {sku} for shortfall {shortfall_id}: give location_id "
+        "by policy {policy!r} nobody brings {quantity} of {sku} for shortfall {shortfall_id}: give location_id "
         "(ListShortfallAlternatives), or another kind, or CancelOrderLines"
     )
 

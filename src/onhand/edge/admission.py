@@ -50,7 +50,7 @@ STATUS_SECONDS = 0.1
 STORE_METHODS = frozenset({
     "Sell", "HandOverFulfillmentOrder", "ResetPickupCode", "CreateReturn",
     "AcceptFulfillmentOrder", "PickFulfillmentOrder", "MarkReadyForPickup", "ShipFulfillmentOrder",
-    "DeliverFulfillmentOrder", "RejectFulfillmentOrder", "ListShortfallAlternatives",
+    "DeliverFulfillmentOrder", "RejectFulfillmentOrder",
     "UnpickFulfillmentOrder", "MarkArrived", "MarkNoShow", "PutAwayFulfillmentOrder", "SubstituteLine", "PackFulfillmentOrder",
     "OfferSubstitute", "WithdrawSubstituteOffer",
     "ReturnUndelivered", "ExtendPickupHold",

@@ -60,6 +60,11 @@ Handler = Callable[[Any, Caller], Awaitable[Message]]
 """A coroutine function; or a function that returns a future of work that goes on whether its caller waits or not."""
 
 
+def kept_back(seconds: float) -> float:
+    """How long before its deadline a call is answered, of the time that it has left."""
+    return min(ANSWER_SECONDS_MAX, ANSWER_SHARE * seconds)
+
+
 class RefusedAtOnce(Exception):
     """There is no room for one more call of this kind. The status, a google.rpc.Status, was encoded once for many of them."""
 
@@ -155,7 +160,7 @@ class Method:
         """
         budget, began, code = self._budget, time.perf_counter(), grpc.StatusCode.CANCELLED
         seconds = CALL_SECONDS_MAX if seconds is None else min(seconds, CALL_SECONDS_MAX)
-        seconds -= min(ANSWER_SECONDS_MAX, ANSWER_SHARE * seconds)
+        seconds -= kept_back(seconds)
         if budget.refuses(seconds):
             self._observe(CODES[Overloaded.kind], began)
             REFUSALS.labels(Overloaded.reason).inc()

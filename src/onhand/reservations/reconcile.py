@@ -146,7 +146,7 @@ class Reconciler:
         data = {"differences": [{"what": d.what, "key": d.key, "offset": d.offset} for d in found[:100]]}
         event = ([new_id()], ["onhand.gate.difference.v1"], [f"location/{location_id}"], [location_id])
         async with self._database.connection() as connection:
-            await connection.execute(EMIT, *event, [json.dumps(data)])
+            await connection.execute(EMIT, *event, [json.dumps(data)], None)
 
     async def _look(self, location_id: str, skus: list[str] | None) -> None:
         look = await self._inspector.inspect(location_id, skus, relay_seconds=IN_FLIGHT_SECONDS)
