@@ -58,7 +58,7 @@ async def narrow(dsn: str, redis_url: str) -> AsyncIterator[tuple[Api, Server]]:
 
     with patch("onhand.app.Server", kept):
         async with opened(dsn, redis_url) as api:
-            yield api, servers[0]
+            yield api, servers[-1]  # the one before furnished the shop, perhaps
 
 
 # ------------------------------------------------------------------------------------------------------------- overload
