@@ -77,9 +77,7 @@ class _Work:
         wanted = [
             replace(line, quantity=self.left[line.sku])
             for line in self.lines
-            if self.left[line.sku]
-            and (not rule.brands or line.brand in rule.brands)
-            and line.brand not in rule.not_brands
+            if self.left[line.sku] and rule.is_of_brand(line.brand)
         ]
         opened = {parcel.location_id for parcel in self.parcels}
         count_max = min(rule.parcels_max, self.policy.parcels_max - len(opened))
@@ -105,7 +103,7 @@ class _Work:
         self._settle(rule, wanted, candidates, choose(task, candidates))
 
     def _why_not(self, rule: Rule, wanted: Sequence[Line]) -> str | None:
-        if rule.methods and self.method not in rule.methods:
+        if not rule.is_by(self.method):
             return f"is not for {self.method.value}"
         if not any(self.left.values()):
             return "not needed: nothing is left to bring"

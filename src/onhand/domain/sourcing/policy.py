@@ -41,6 +41,14 @@ class Rule:
     is_partial: bool = False
     """Whether a rule that cannot bring all of its lines brings what it can, and leaves the rest to later rules."""
 
+    def is_by(self, method: FulfillmentKind) -> bool:
+        """Whether it is for goods that are handed over so."""
+        return not self.methods or method in self.methods
+
+    def is_of_brand(self, brand: str) -> bool:
+        """Whether it is for lines of a brand."""
+        return (not self.brands or brand in self.brands) and brand not in self.not_brands
+
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:

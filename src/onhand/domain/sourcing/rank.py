@@ -44,7 +44,7 @@ def rank(
     ranked: list[Ranked] = []
     said: dict[str, str] = {}
     for rule in policy.rules:
-        if not _is_for(rule, line, method):
+        if not (rule.is_of_brand(line.brand) and rule.is_by(method)):
             continue
         refused_by, candidates, others = refusals(rule, method, moment), [], []
         for place in left:
@@ -75,11 +75,6 @@ def rank(
             ranked.append(_ranked(place, rule.name, _figures(rule, place, values[n]), moment))
         left = others
     return ranked + [_ranked(place, "", said.get(place.location_id, "no rule is for it"), moment) for place in left]
-
-
-def _is_for(rule: Rule, line: Line, method: FulfillmentKind) -> bool:
-    is_of_brand = (not rule.brands or line.brand in rule.brands) and line.brand not in rule.not_brands
-    return is_of_brand and (not rule.methods or method in rule.methods)
 
 
 def _figures(rule: Rule, place: Place, values: Sequence[int]) -> str:

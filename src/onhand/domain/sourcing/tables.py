@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple
@@ -15,7 +16,7 @@ LISTED_MAX = 100_000
 """Entries of a table that lists what each location may bring, each of its sets for itself."""
 
 
-class Tables:
+class Tables(ABC):
     """What sets of lines cost at least, by how many locations may be used. Sets, here and in the search, are bits by line.
 
     `lines`: those that the tables know, of `count` lines.
@@ -28,13 +29,13 @@ class Tables:
         self._is_in_order = all(bit == n for bit, n in enumerate(lines))
         self._known: dict[int, int] = {}
 
+    @abstractmethod
     def least(self, count: int, lines: int) -> int:
         """What a set costs at least, by so many locations."""
-        raise NotImplementedError
 
+    @abstractmethod
     def locations(self, count: int, lines: int) -> list[int]:
         """Who brings a set at the least cost, by so many locations."""
-        raise NotImplementedError
 
     def _set_of(self, lines: int) -> int:
         if self._is_in_order:
