@@ -85,8 +85,8 @@ class Bought(Protocol[Answer]):
         """What is locked meanwhile."""
 
     @property
-    def order_id(self) -> UUID | None:
-        """The order that it changes."""
+    def change_of(self) -> UUID | None:
+        """The order that it changes; None where it is to be one."""
 
     def as_begun(self, reservation_id: UUID) -> Bought[Answer]:
         """The same, under the reservation that an attempt before has made, if one has."""
@@ -120,7 +120,7 @@ class BoughtOrder:
     wanted: place.Checkout
     lost: LostStockPolicy
     response_type: type[pb.PlaceOrderResponse] = pb.PlaceOrderResponse
-    order_id: UUID | None = None
+    change_of: UUID | None = None
 
     @property
     def request(self) -> pb.PlaceOrderRequest:
@@ -233,6 +233,10 @@ class BoughtChange:
     cart_id: UUID | None = None
     response_type: type[pb.ApplyOrderChangeResponse] = pb.ApplyOrderChangeResponse
 
+    @property
+    def change_of(self) -> UUID:
+        return self.order_id
+
     def as_begun(self, reservation_id: UUID) -> BoughtChange:
         return replace(self, reservation_id=reservation_id)
 
@@ -336,7 +340,7 @@ async def _check_there(tx: Transaction, claims: Sequence[ConfirmedClaim]) -> Non
 
 
 # ----------------------------------------------------------------------------------------------------------------- stored
-def change_of(
+def bought_change(
     ledger: Ledger, decreases: Decreases, request: pb.ApplyOrderChangeRequest, caller: Caller
 ) -> BoughtChange:
     """What a call asks for. Raises `InvalidRequest`."""
@@ -351,5 +355,5 @@ def stored(row: Any, ledger: Ledger, decreases: Decreases, lost: LostStockPolicy
     if row["change_of"] is None:
         request = pb.PlaceOrderRequest.FromString(row["request"])
         return BoughtOrder(replace(place.checkout(request, caller), gift_cards=cards), lost)
-    changed = change_of(ledger, decreases, pb.ApplyOrderChangeRequest.FromString(row["request"]), caller)
+    changed = bought_change(ledger, decreases, pb.ApplyOrderChangeRequest.FromString(row["request"]), caller)
     return replace(changed, gift_cards=cards, reservation_id=row["reservation_id"])

@@ -104,7 +104,7 @@ class Checkouts:
 
     async def change(self, request: pb.ApplyOrderChangeRequest, caller: Caller) -> pb.ApplyOrderChangeResponse:
         """Changes an order, paid; as `place`."""
-        return await self._pay_for(bought.change_of(self._ledger, self._decreases, request, caller))
+        return await self._pay_for(bought.bought_change(self._ledger, self._decreases, request, caller))
 
     async def _pay_for(self, wanted: Bought[Answer]) -> Answer:
         answer = await self._ledger.find_answer(wanted.request, wanted.response_type)
@@ -165,7 +165,7 @@ class Checkouts:
         async with self._ledger.database.transaction() as connection:
             is_new = await connection.fetchval(
                 *(BEGIN, checkout_id, request.request_id, digest, stored.SerializeToString(), cards),
-                *(wanted.reservation_id, wanted.actor, wanted.cart_id, wanted.order_id),
+                *(wanted.reservation_id, wanted.actor, wanted.cart_id, wanted.change_of),
             )
             if not is_new:
                 begun = await _of_request(connection, wanted)
@@ -179,7 +179,7 @@ class Checkouts:
             await _ask_for(tx, payable, wanted.actor)
             await enqueue(
                 connection,
-                FINISH if wanted.order_id is None else FINISH_CHANGE,
+                FINISH if wanted.change_of is None else FINISH_CHANGE,
                 {"order_id": str(checkout_id)},
                 after_seconds=FINISH_AFTER_SECONDS,
                 key=f"{FINISH}/{checkout_id}",
